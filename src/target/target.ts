@@ -1,0 +1,97 @@
+/**
+ * The target contract: what a line of a device table is made of. One folder a target; `registry.ts`
+ * lists them. The session has validated every request and the device has cut it, so a target trusts
+ * what it is given and only asserts.
+ *
+ * A target lives from `create` (load) through `resume` ... `suspend` to `destroy`. While it is
+ * suspended nothing is mapped, and before `suspend` is called everything mapped has completed.
+ */
+
+import type { Backing, Features } from '../backing/backing.js';
+import { EINVAL } from '../base/errno.js';
+import { MapperError } from '../base/errors.js';
+import type { Io, IoPool } from '../device/io.js';
+import type { Engine } from '../engine/engine.js';
+
+/** Results of `map`; an error is a negative errno. */
+export const REMAPPED = 0;
+export const SUBMITTED = 1;
+
+export interface TargetType {
+  /** The word in the table line. */
+  readonly name: string;
+  /** As the kernel's target of that name counts it: it tells which features are there. */
+  readonly version: readonly [number, number, number];
+  /**
+   * Makes a target from the words behind its name. Throws MapperError with the kernel's text,
+   * followed by what was found and what was wanted. What it opened so far is closed by the caller.
+   */
+  create(args: readonly string[], context: TargetContext): Target | Promise<Target>;
+}
+
+/** What a target gets to be made from. Sectors are 512 bytes. */
+export interface TargetContext {
+  readonly deviceName: string;
+  readonly beginSectors: number;
+  readonly lengthSectors: number;
+  readonly engine: Engine;
+  readonly ios: IoPool;
+  readonly log: Log;
+  /**
+   * Opens the backing that a word of the table line names (a path, a file:// URI, dm:NAME), which
+   * is closed with the table. Throws MapperError; the target puts the kernel's text before it.
+   * `sectorsNeeded`: the backing must reach this far, or it is refused.
+   */
+  openBacking(word: string, sectorsNeeded: number): Backing;
+}
+
+/** Structured logging: fields first, then a lower-case text without a full stop. */
+export interface Log {
+  debug(fields: object, text: string): void;
+  info(fields: object, text: string): void;
+  warn(fields: object, text: string): void;
+  error(fields: object, text: string): void;
+}
+
+export interface Target {
+  readonly type: TargetType;
+  /** Where I/O may go; FLUSH goes to all of them unless `flush` is there. */
+  readonly backings: readonly Backing[];
+  /**
+   * The largest piece that `map` wants to see: pieces do not cross multiples of it, counted from the
+   * target's start. 0: no limit. (Chunk, region, stripe.)
+   */
+  readonly maxIoSectors: number;
+  /** What this target can do; see `commonFeatures` for those that pass everything on. */
+  readonly features: Features;
+
+  /**
+   * Decides where an Io goes. `io.offset` is in the device (bytes), and lies within the target.
+   * REMAPPED: `io.backing` and `io.backingOffset` are set, the caller submits. SUBMITTED: the
+   * target has it and will complete it (or has already). Negative errno: the caller completes it.
+   * Synchronous; allocates nothing. Every operation but FLUSH comes here.
+   */
+  map(io: Io): number;
+
+  /** Carries out FLUSH, if it is more than flushing the backings. Results as for `map`. */
+  flush?(io: Io): number;
+
+  /** Carries out a message's words; the answer may be empty. Without it: "Unrecognised message". */
+  message?(args: readonly string[]): string | Promise<string>;
+
+  /** The kernel's INFO line behind the target name, perhaps empty. */
+  status(): string;
+  /** The arguments that would create it again. */
+  table(): string;
+
+  resume?(): void | Promise<void>;
+  suspend?(): void | Promise<void>;
+  /** Gives back what `create` took, but for the backings. */
+  destroy?(): void;
+}
+
+/** What a target without messages, or with other ones, answers: the kernel's words. */
+export function unrecognisedMessage(args: readonly string[]): MapperError {
+  const found = args.length === 0 ? 'found none' : `found "${args[0]}"`;
+  return new MapperError(EINVAL, `Unrecognised message received (${found})`);
+}
