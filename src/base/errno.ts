@@ -22,6 +22,7 @@ export const EROFS = 30;
 export const ENOSYS = 38;
 export const EOVERFLOW = 75;
 export const EOPNOTSUPP = 95;
+export const EADDRINUSE = 98;
 export const ECONNRESET = 104;
 export const ESHUTDOWN = 108;
 export const EDQUOT = 122;
@@ -48,6 +49,7 @@ const names = new Map<number, string>(
     ENOSYS,
     EOVERFLOW,
     EOPNOTSUPP,
+    EADDRINUSE,
     ECONNRESET,
     ESHUTDOWN,
     EDQUOT,

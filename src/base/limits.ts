@@ -42,18 +42,26 @@ export const payloadBytesFatal = 256 * MiB;
 /** Requests taken from one connection and not yet answered. */
 export const requestsPerConnection = 256;
 /**
- * Buffer bytes that one connection may hold: an equal share of half the arena, within these
- * bounds. 1024 connections at the lower bound take the half exactly.
+ * Buffer bytes that one connection may hold: an equal share of half the arena, within these bounds,
+ * of which one half is for receiving and the other for replies. 1024 connections at the lower
+ * bound take the half of the arena exactly.
  */
 export const connectionBytesMin = 256 * KiB;
-export const connectionBytesMax = 16 * MiB;
-/** The other half is for requests larger than their connection's share, first come first served. */
-export const largeRequestBytes = 4 * payloadBytes;
-/** A connection's receive window grows from the first to the last while it is filled to the end. */
+export const connectionBytesMax = 32 * MiB;
+/** The other half is for reads larger than their connection's share, first come first served. */
+export const largeReadBytes = arenaBytes / 2 - 16 * MiB;
+/** A connection's receive window grows and shrinks between these with what comes in at once. */
 export const receiveBytesMin = 16 * KiB;
 export const receiveBytesMax = 1 * MiB;
 /** Receive windows of one connection kept alive by writes still on their way to the disk. */
 export const receiveWindows = 4;
+/** A WRITE's payload up to this is kept in one piece; a longer one may be written in several. */
+export const contiguousBytes = 16 * KiB;
+/** Headers and short data of the replies that leave in one send, and the pieces they are made of. */
+export const batchBytes = 16 * KiB;
+export const batchPieces = 512;
+/** Ranges of a READ that are answered as holes; beyond that the rest is sent as data. */
+export const holesPerRead = 16;
 /** Extents in one BLOCK_STATUS reply; the client asks again from where the reply ended. */
 export const extentsPerReply = 256;
 /** Bytes of error text in a structured reply. */
@@ -69,6 +77,8 @@ export const targetsPerTable = 65_536;
 export const stackDepth = 8;
 /** Bytes in a device: exact as a double, and a signed 64-bit file offset anyway. */
 export const deviceBytes = 2 ** 53 - 512;
+/** Parts of one split request that are under way at a time. */
+export const splitParts = 64;
 /** Known holes that one file's extent cache remembers. */
 export const holesPerFile = 4096;
 
@@ -87,3 +97,49 @@ export const errorLogsPerSecond = 20;
 export const stallMilliseconds = 2;
 /** ...so its file is served asynchronously for this long. */
 export const stallPenaltyMilliseconds = 1_000;
+
+// Handshake.
+
+/** Replies that wait to be sent; a client that asks for more and does not take them is dropped. */
+export const handshakeOutputBytes = 4 * MiB;
+
+// Targets.
+
+/** What the pages of all memory targets of a queue thread hold together; beyond it, ENOSPC. */
+export const memoryTargetBytes = 8 * 1024 * MiB;
+/** Longest single timer (Node's hold 31 bits); a longer delay is waited for in several. */
+export const timerMilliseconds = 2 ** 31 - 1;
+/** Characters of a wrong argument that an error text repeats. */
+export const argumentTextLength = 64;
+
+// Control sockets.
+
+/** Header of a table's file in the state directory: a few comment lines with two names. */
+export const tableHeaderBytes = 1 * KiB;
+/** Table text that a control client may give: with the header it still is a table. */
+export const controlTableBytes = tableBytes - tableHeaderBytes;
+/** A reply to a control client; a longer one becomes an error that says so. */
+export const controlReplyBytes = 16 * MiB;
+/** Requests in one JSON-RPC batch. */
+export const controlBatchRequests = 64;
+/** Bytes that wait to be sent to a control client; with more, its next request waits... */
+export const controlOutputBytes = 4 * MiB;
+/** ...and a subscriber that takes its events so slowly is disconnected. */
+export const controlEventBytes = 1 * MiB;
+/** Frames of one fragmented control message. */
+export const controlFragments = 1024;
+/** Words of one device message (the message itself is bounded by controlMessageBytes). */
+export const messageWords = 1_048_576;
+/** Path of a unix socket: sun_path less the NUL. */
+export const socketPathBytes = 107;
+/** What a unix socket's owner gets to show that it is alive. */
+export const probeMilliseconds = 2_000;
+/** Longest transfer that is made synchronously: copying it takes some tens of microseconds. */
+export const blockingBytesMax = 256 * KiB;
+
+// Node engine.
+
+/** Blocking calls inside completions of blocking calls; past this one goes to the thread pool. */
+export const blockingDepthMax = 16;
+/** What Node reads ahead from a socket that nobody receives from, give or take one chunk. */
+export const socketReadAheadBytes = 64 * KiB;

@@ -79,8 +79,10 @@ export class Io implements Completion {
   /** Where map sent it, with REMAPPED. */
   backing: Backing | null = null;
   backingOffset = 0;
-  /** Bytes already moved, while a short transfer is continued. */
+  /** For the backing that carries it out: bytes already moved, what it is doing, a copy made. */
   progress = 0;
+  stage = 0;
+  bounce = 0;
 
   owner: IoOwner = nobody;
   /** The device that counts it, while it is inside one. */
@@ -105,6 +107,8 @@ export class Io implements Completion {
   next: Io | null = null;
   /** The Io that this one is a part of, for its owner. */
   parent: Io | null = null;
+  /** Whatever else its owner must give back when it ends. */
+  holds: object | null = null;
 
   /** The engine's answer goes to whoever asked the engine. */
   done(result: number): void {
@@ -145,6 +149,8 @@ export class IoPool {
     io.length = length;
     io.memory = 0;
     io.progress = 0;
+    io.stage = 0;
+    io.bounce = 0;
     io.owner = owner;
     io.error = 0;
     io.allZero = false;
@@ -161,6 +167,7 @@ export class IoPool {
     io.continuation = null;
     io.extents = null;
     io.parent = null;
+    io.holds = null;
     io.next = this.#free;
     this.#free = io;
     this.inUse--;

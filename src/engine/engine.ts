@@ -30,12 +30,20 @@ export interface Engine {
 
   /** Monotonic milliseconds, taken once a turn. */
   readonly now: number;
+  /** The same clock, read now. */
+  clock(): number;
 
   /** Opens a file or block device. Throws MapperError with the system's errno. */
   open(path: string, options: OpenOptions): EngineFile;
 
-  /** Listens on TCP or a unix socket (made with mode 0600 less nothing: the caller chmods). */
-  listen(address: ListenAddress, handler: ConnectionHandler): EngineListener;
+  /**
+   * Listens on TCP (a numeric address) or on a unix socket, which replaces a stale one. Throws
+   * MapperError, with EADDRINUSE when somebody answers there.
+   */
+  listen(address: ListenAddress, handler: ConnectionHandler): Promise<EngineListener>;
+
+  /** A vector for `send`, with room for that many pieces. It lives as long as the engine. */
+  sendVector(capacity: number): SendVector;
 
   /** Calls `done(0)` once, after that many milliseconds. Returns a handle for `cancelTimer`. */
   timer(milliseconds: number, completion: Completion): Timer;
@@ -50,6 +58,12 @@ export interface Engine {
    * before it waits for I/O again.
    */
   promiseResolved(): void;
+
+  /**
+   * Lets another thread wake this one: it writes a byte to the descriptor that is returned, and
+   * `woken` is called. Null for an engine whose thread has an event loop anyway.
+   */
+  onWake(woken: () => void): number | null;
 
   /** Runs until `stop`. */
   run(): Promise<void>;
@@ -150,6 +164,8 @@ export interface SendVector {
   bytes: number;
   /** Appends a piece; the caller has checked that `count < capacity`. */
   push(memory: number, length: number): void;
+  /** The last piece goes on for that many bytes. */
+  extendLast(length: number): void;
   clear(): void;
   readonly capacity: number;
 }

@@ -1,0 +1,145 @@
+/** How each target is made for the suite, and what may be expected of it. */
+
+export interface TargetCase {
+  readonly target: string;
+  /** What is special about this case. */
+  readonly title: string;
+  readonly lengthSectors: number;
+  /** Sizes of its backings. */
+  readonly backingSectors: readonly number[];
+  /** The words behind its name, with the words of its backings in their places. */
+  readonly args: (words: readonly string[]) => readonly string[];
+  /** Ranges of the backings that it may change: backing, first sector, sectors. */
+  readonly owns: readonly (readonly [number, number, number])[];
+  /** What becomes of data: it is kept, reads are zeroes, or all I/O fails. */
+  readonly keeps: 'data' | 'zeroes' | 'nothing';
+}
+
+const lengthSectors = 480;
+
+export const targetCases: readonly TargetCase[] = [
+  {
+    target: 'linear',
+    title: 'from sector 0',
+    lengthSectors,
+    backingSectors: [lengthSectors],
+    args: ([a]) => [`${a}`, '0'],
+    owns: [[0, 0, lengthSectors]],
+    keeps: 'data',
+  },
+  {
+    target: 'linear',
+    title: 'in the middle of a backing',
+    lengthSectors,
+    backingSectors: [lengthSectors + 100],
+    args: ([a]) => [`${a}`, '37'],
+    owns: [[0, 37, lengthSectors]],
+    keeps: 'data',
+  },
+  {
+    target: 'striped',
+    title: 'two stripes, chunks of 8 sectors',
+    lengthSectors,
+    backingSectors: [300, 300],
+    args: ([a, b]) => ['2', '8', `${a}`, '10', `${b}`, '60'],
+    owns: [
+      [0, 10, 240],
+      [1, 60, 240],
+    ],
+    keeps: 'data',
+  },
+  {
+    target: 'striped',
+    title: 'three stripes, chunks of 5 sectors, one backing twice',
+    lengthSectors,
+    backingSectors: [400, 200],
+    args: ([a, b]) => ['3', '5', `${a}`, '1', `${b}`, '0', `${a}`, '200'],
+    owns: [
+      [0, 1, 160],
+      [0, 200, 160],
+      [1, 0, 160],
+    ],
+    keeps: 'data',
+  },
+  {
+    target: 'zero',
+    title: 'no arguments',
+    lengthSectors,
+    backingSectors: [],
+    args: () => [],
+    owns: [],
+    keeps: 'zeroes',
+  },
+  {
+    target: 'error',
+    title: 'no arguments',
+    lengthSectors,
+    backingSectors: [],
+    args: () => [],
+    owns: [],
+    keeps: 'nothing',
+  },
+  {
+    target: 'error',
+    title: 'with a device',
+    lengthSectors,
+    backingSectors: [600],
+    args: ([a]) => [`${a}`, '8'],
+    owns: [],
+    keeps: 'nothing',
+  },
+  {
+    target: 'delay',
+    title: 'no delay',
+    lengthSectors,
+    backingSectors: [500],
+    args: ([a]) => [`${a}`, '20', '0'],
+    owns: [[0, 20, lengthSectors]],
+    keeps: 'data',
+  },
+  {
+    target: 'delay',
+    title: 'reads 1 ms, writes 2 ms, flushes 3 ms',
+    lengthSectors,
+    backingSectors: [500],
+    args: ([a]) => [`${a}`, '20', '1', `${a}`, '20', '2', `${a}`, '20', '3'],
+    owns: [[0, 20, lengthSectors]],
+    keeps: 'data',
+  },
+  {
+    target: 'flakey',
+    title: 'up',
+    lengthSectors,
+    backingSectors: [500],
+    args: ([a]) => [`${a}`, '20', '1000000', '1'],
+    owns: [[0, 20, lengthSectors]],
+    keeps: 'data',
+  },
+  {
+    target: 'flakey',
+    title: 'down, failing',
+    lengthSectors,
+    backingSectors: [500],
+    args: ([a]) => [`${a}`, '20', '0', '1'],
+    owns: [],
+    keeps: 'nothing',
+  },
+  {
+    target: 'flakey',
+    title: 'down, corrupting a byte that no request has',
+    lengthSectors,
+    backingSectors: [500],
+    args: ([a]) => [`${a}`, '20', '0', '1', '5', 'corrupt_bio_byte', '4000000', 'r', '1', '0'],
+    owns: [[0, 20, lengthSectors]],
+    keeps: 'data',
+  },
+  {
+    target: 'memory',
+    title: 'with a short last page',
+    lengthSectors,
+    backingSectors: [],
+    args: () => [],
+    owns: [],
+    keeps: 'data',
+  },
+];

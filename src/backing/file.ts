@@ -1,0 +1,320 @@
+/**
+ * A file or block device as a backing: each Io becomes one operation of the engine, and is continued
+ * where that was short. What the file system cannot do is done another way: ZERO by writing zeroes,
+ * unaligned requests under O_DIRECT through a second, buffered descriptor (the kernel keeps the two
+ * coherent), unaligned buffers through an aligned copy.
+ *
+ * Several tables may have the same file open; they share one FileBacking for each way of opening it,
+ * and all of those share one hole cache, so that a write through one is known to all.
+ */
+
+import { assert } from '../base/assert.js';
+import { EIO, EOPNOTSUPP, errnoName } from '../base/errno.js';
+import { blockBytesMax } from '../base/limits.js';
+import { EXTENT_HOLE, EXTENT_ZERO } from '../device/extent-list.js';
+import {
+  FLAG_FAST,
+  FLAG_FUA,
+  FLAG_HOLES_OK,
+  FLAG_NO_HOLE,
+  FLAG_ONE,
+  FLUSH,
+  type Io,
+  type IoContinuation,
+  operationNames,
+  READ,
+  STATUS,
+  TRIM,
+  WRITE,
+  ZERO,
+} from '../device/io.js';
+import { type Engine, type EngineFile, FUA } from '../engine/engine.js';
+import type { ErrorLog } from '../device/error-log.js';
+import type { Features } from './backing.js';
+import type { HoleCache } from './hole-cache.js';
+
+/** What an Io is doing, in `io.stage`. At first it goes to the file as it was opened. */
+const BUFFERED = 1;
+/** TRIM, or ZERO that may leave a hole. `io.progress` is `writesStarted` as it was, or -1. */
+const PUNCHING = 2;
+/** ZERO that keeps the space. */
+const ZEROING = 3;
+/** ZERO by writing zeroes. */
+const WRITING_ZEROES = 4;
+/** The flush that makes a TRIM or ZERO with FUA durable. */
+const FLUSHING = 5;
+
+export class FileBacking implements IoContinuation {
+  readonly features: Features;
+  readonly #engine: Engine;
+  readonly #file: EngineFile;
+  /** For unaligned requests on a file opened with O_DIRECT; otherwise the file itself. */
+  readonly #buffered: EngineFile;
+  readonly #alignment: number;
+  readonly #holes: HoleCache;
+  readonly #errors: ErrorLog;
+  /** File systems tell only by refusing that they cannot. */
+  #canTrim: boolean;
+  #canZero: boolean;
+
+  constructor(
+    engine: Engine,
+    file: EngineFile,
+    buffered: EngineFile,
+    holes: HoleCache,
+    errors: ErrorLog,
+  ) {
+    this.#engine = engine;
+    this.#file = file;
+    this.#buffered = buffered;
+    this.#alignment = file.alignmentBytes;
+    this.#holes = holes;
+    this.#errors = errors;
+    this.#canTrim = file.canTrim;
+    this.#canZero = file.canZero;
+    this.features = {
+      writable: file.writable,
+      trim: file.canTrim,
+      fastZero: file.canZero || file.canTrim,
+      extents: file.canExtents,
+      rotational: file.rotational,
+      blockBytes: file.alignmentBytes,
+    };
+  }
+
+  get path(): string {
+    return this.#file.path;
+  }
+
+  size(): number {
+    return this.#file.size();
+  }
+
+  submit(io: Io): void {
+    io.continuation = this;
+    switch (io.operation) {
+      case READ:
+        this.#read(io);
+        return;
+      case WRITE:
+        this.#writeStarts(io);
+        if (this.#alignment > 1) this.#align(io);
+        this.#transfer(io);
+        return;
+      case FLUSH:
+        this.#file.flush(io);
+        return;
+      case TRIM:
+        if (this.#canTrim) this.#punch(io);
+        else io.complete(0);
+        return;
+      case ZERO:
+        this.#zero(io);
+        return;
+      case STATUS:
+        this.#status(io);
+        return;
+      default:
+        assert(false, `operation ${io.operation} is known`);
+    }
+  }
+
+  /** IoContinuation: the engine's answer. */
+  ended(io: Io, result: number): void {
+    if (result < 0) this.#failed(io, -result);
+    else if (io.operation === READ || io.operation === WRITE) this.#transferred(io, result);
+    else if (io.stage === WRITING_ZEROES) this.#zeroesWritten(io, result);
+    else if (io.stage === PUNCHING) this.#punched(io);
+    else if (io.stage === ZEROING) this.#durably(io);
+    else this.#succeeded(io);
+  }
+
+  #read(io: Io): void {
+    if (this.#holes.count > 0 && (io.flags & FLAG_HOLES_OK) !== 0) {
+      const end = io.backingOffset + io.length;
+      if (this.#holes.covers(io.backingOffset, end)) {
+        io.allZero = true;
+        io.complete(0);
+        return;
+      }
+      if (io.extents !== null) this.#holes.describe(io.backingOffset, end, io.extents);
+    }
+    if (this.#alignment > 1) this.#align(io);
+    this.#transfer(io);
+  }
+
+  /** Under O_DIRECT: decides whether this Io can go there, if need be from an aligned copy. */
+  #align(io: Io): void {
+    const mask = this.#alignment - 1;
+    if (io.backingOffset % this.#alignment !== 0 || (io.length & mask) !== 0) {
+      io.stage = BUFFERED;
+    } else if ((io.memory & mask) !== 0) {
+      const copy = io.length <= blockBytesMax ? this.#engine.arena.allocate(io.length) : -1;
+      if (copy < 0) {
+        io.stage = BUFFERED;
+      } else {
+        io.bounce = copy;
+        if (io.operation === WRITE) this.#engine.arena.copy(copy, io.memory, io.length);
+      }
+    }
+  }
+
+  /** Moves what is left of a READ or WRITE. */
+  #transfer(io: Io): void {
+    const file = io.stage === BUFFERED ? this.#buffered : this.#file;
+    const offset = io.backingOffset + io.progress;
+    const memory = (io.bounce === 0 ? io.memory : io.bounce) + io.progress;
+    const length = io.length - io.progress;
+    if (io.operation === READ) file.read(offset, memory, length, io);
+    else file.write(offset, memory, length, (io.flags & FLAG_FUA) !== 0 ? FUA : 0, io);
+  }
+
+  #transferred(io: Io, result: number): void {
+    io.progress += result;
+    if (io.progress === io.length) {
+      this.#succeeded(io);
+    } else if (result === 0) {
+      // The table was checked against the file's size, so somebody has cut it.
+      this.#failed(io, EIO, 'end of file');
+    } else {
+      // The rest of a direct transfer may be unaligned.
+      if (this.#alignment > 1 && io.progress % this.#alignment !== 0) io.stage = BUFFERED;
+      this.#transfer(io);
+    }
+  }
+
+  #punch(io: Io): void {
+    io.stage = PUNCHING;
+    io.progress = this.#holes.writes === 0 ? this.#holes.writesStarted : -1;
+    this.#file.trim(io.backingOffset, io.length, io);
+  }
+
+  #punched(io: Io): void {
+    const holes = this.#holes;
+    if (holes.writes === 0 && holes.writesStarted === io.progress) {
+      holes.add(io.backingOffset, io.backingOffset + io.length);
+    }
+    this.#durably(io);
+  }
+
+  #zero(io: Io): void {
+    if (this.#canTrim && (io.flags & FLAG_NO_HOLE) === 0) {
+      this.#punch(io);
+    } else if (this.#canZero) {
+      io.stage = ZEROING;
+      this.#writeStarts(io);
+      this.#file.zero(io.backingOffset, io.length, io);
+    } else if ((io.flags & FLAG_FAST) !== 0) {
+      io.complete(EOPNOTSUPP);
+    } else {
+      io.stage = WRITING_ZEROES;
+      io.progress = 0;
+      this.#writeStarts(io);
+      this.#writeZeroes(io);
+    }
+  }
+
+  #writeZeroes(io: Io): void {
+    const arena = this.#engine.arena;
+    const length = Math.min(io.length - io.progress, arena.zeroesBytes);
+    const flags = (io.flags & FLAG_FUA) !== 0 ? FUA : 0;
+    this.#buffered.write(io.backingOffset + io.progress, arena.zeroes, length, flags, io);
+  }
+
+  #zeroesWritten(io: Io, result: number): void {
+    io.progress += result;
+    if (result === 0) this.#failed(io, EIO, 'end of file');
+    else if (io.progress < io.length) this.#writeZeroes(io);
+    else this.#succeeded(io);
+  }
+
+  /** A TRIM or ZERO is done; with FUA it is flushed before it is answered. */
+  #durably(io: Io): void {
+    if (io.stage === ZEROING) this.#writeEnds();
+    if ((io.flags & FLAG_FUA) === 0) {
+      io.complete(0);
+    } else {
+      io.stage = FLUSHING;
+      this.#file.flush(io);
+    }
+  }
+
+  /** Asks the file for its extents, as many as the list holds. */
+  #status(io: Io): void {
+    const list = io.extents;
+    assert(list !== null, 'a status request brings a list');
+    const end = io.backingOffset + io.length;
+    let position = io.backingOffset;
+    if (!this.#file.canExtents) {
+      list.push(io.length, 0);
+      io.complete(0);
+      return;
+    }
+    while (position < end) {
+      const result = this.#file.extentEnd(position);
+      const hole = result < 0;
+      const extentEnd = Math.min(end, Math.abs(result));
+      if (extentEnd <= position) {
+        // Behind the end of a file that was cut: a read will tell.
+        list.push(end - position, 0);
+        break;
+      }
+      if (!list.push(extentEnd - position, hole ? EXTENT_HOLE | EXTENT_ZERO : 0)) break;
+      if (hole && this.#holes.writes === 0) this.#holes.add(position, extentEnd);
+      position = extentEnd;
+      if ((io.flags & FLAG_ONE) !== 0) break;
+    }
+    io.complete(0);
+  }
+
+  #writeStarts(io: Io): void {
+    const holes = this.#holes;
+    holes.writes++;
+    holes.writesStarted++;
+    if (holes.count > 0) holes.forget(io.backingOffset, io.backingOffset + io.length);
+  }
+
+  #writeEnds(): void {
+    this.#holes.writes--;
+  }
+
+  /** Ends an Io for which `writeStarts` was called, or that is none. */
+  #release(io: Io): void {
+    if (io.operation === WRITE || io.stage === WRITING_ZEROES || io.stage === ZEROING) {
+      this.#writeEnds();
+    }
+    if (io.bounce !== 0) this.#engine.arena.free(io.bounce, io.length);
+    io.bounce = 0;
+  }
+
+  #succeeded(io: Io): void {
+    if (io.bounce !== 0 && io.operation === READ) {
+      this.#engine.arena.copy(io.memory, io.bounce, io.length);
+    }
+    this.#release(io);
+    io.complete(0);
+  }
+
+  #failed(io: Io, errno: number, what = errnoName(errno)): void {
+    this.#release(io);
+    if (errno === EOPNOTSUPP && this.#doOtherwise(io)) return;
+    const operation = operationNames[io.operation];
+    const { backingOffset: offset, length } = io;
+    this.#errors.report(
+      { path: this.path, operation, offset, length, code: errnoName(errno) },
+      `${operation} of ${length} bytes at ${offset} of ${this.path} failed: ${what}`,
+    );
+    io.complete(errno);
+  }
+
+  /** The file system has just said that it cannot punch or zero; true when there is another way. */
+  #doOtherwise(io: Io): boolean {
+    if (io.stage === PUNCHING) this.#canTrim = false;
+    else if (io.stage === ZEROING) this.#canZero = false;
+    else return false;
+    io.stage = 0;
+    if (io.operation === TRIM) io.complete(0);
+    else this.#zero(io);
+    return true;
+  }
+}

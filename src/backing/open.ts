@@ -1,0 +1,176 @@
+/**
+ * Opens what a word of a table line names:
+ *
+ *   /path/to/file or block device      file:///path?direct=1 (O_DIRECT)
+ *   dm:NAME   /dev/mapper/NAME         another device of this daemon
+ */
+
+import { EBUSY, EINVAL, ENODEV } from '../base/errno.js';
+import { MapperError } from '../base/errors.js';
+import { stackDepth } from '../base/limits.js';
+import type { Device } from '../device/device.js';
+import { ErrorLog } from '../device/error-log.js';
+import type { Io, IoPool } from '../device/io.js';
+import type { OpenBacking, Table } from '../device/table.js';
+import type { Engine } from '../engine/engine.js';
+import type { Log } from '../target/target.js';
+import type { Features } from './backing.js';
+import { DeviceBacking, deviceNamed } from './device.js';
+import { FileBacking } from './file.js';
+import { HoleCache } from './hole-cache.js';
+
+export interface FileWord {
+  readonly path: string;
+  readonly direct: boolean;
+}
+
+/** Takes a path or file:// URI apart; throws MapperError. */
+export function parseFileWord(word: string): FileWord {
+  if (!word.startsWith('file:')) {
+    if (!word.startsWith('/')) {
+      const wanted = 'an absolute path, file:///path, dm:NAME or /dev/mapper/NAME';
+      throw new MapperError(EINVAL, `found "${word}", wanted ${wanted}`);
+    }
+    return { path: word, direct: false };
+  }
+  let uri: URL;
+  try {
+    uri = new URL(word);
+  } catch {
+    throw new MapperError(EINVAL, `"${word}" is not a URI`);
+  }
+  if (uri.host !== '' || uri.hash !== '' || !word.startsWith('file:///')) {
+    throw new MapperError(EINVAL, `found "${word}", wanted file:///path or file:///path?direct=1`);
+  }
+  let direct = false;
+  for (const [key, value] of uri.searchParams) {
+    if (key !== 'direct') throw new MapperError(EINVAL, `"${key}" unknown in "${word}"`);
+    if (value !== '0' && value !== '1') {
+      throw new MapperError(EINVAL, `direct=${value} in "${word}", wanted 0 or 1`);
+    }
+    direct = value === '1';
+  }
+  try {
+    return { path: decodeURIComponent(uri.pathname), direct };
+  } catch {
+    throw new MapperError(EINVAL, `bad percent-encoding in "${word}"`);
+  }
+}
+
+interface SharedFile {
+  readonly backing: FileBacking;
+  readonly close: () => void;
+  users: number;
+}
+
+/** A table's hold on a file that it may share with other tables. */
+class FileHandle implements OpenBacking {
+  readonly name: string;
+  readonly features: Features;
+  readonly #file: FileBacking;
+  readonly #release: () => void;
+
+  constructor(name: string, file: FileBacking, release: () => void) {
+    this.name = name;
+    this.features = file.features;
+    this.#file = file;
+    this.#release = release;
+  }
+
+  size(): number {
+    return this.#file.size();
+  }
+
+  submit(io: Io): void {
+    this.#file.submit(io);
+  }
+
+  close(): void {
+    this.#release();
+  }
+}
+
+export class Backings {
+  readonly #engine: Engine;
+  readonly #ios: IoPool;
+  readonly #log: Log;
+  readonly #findDevice: (name: string) => Device | undefined;
+  /** Files open now, by identity and way of opening. */
+  readonly #files = new Map<string, SharedFile>();
+  /** One for each file beneath, whichever way it is open. */
+  readonly #holes = new Map<string, { cache: HoleCache; users: number }>();
+
+  constructor(
+    engine: Engine,
+    ios: IoPool,
+    log: Log,
+    findDevice: (name: string) => Device | undefined,
+  ) {
+    this.#engine = engine;
+    this.#ios = ios;
+    this.#log = log;
+    this.#findDevice = findDevice;
+  }
+
+  /** For a table of `user`. Throws MapperError. */
+  open(word: string, user: Device): OpenBacking {
+    const name = deviceNamed(word);
+    if (name === null) return this.#openFile(word, !user.readOnly);
+    const device = this.#findDevice(name);
+    if (device === undefined) throw new MapperError(ENODEV, `no device "${name}"`);
+    if (device === user || standsOn(device, user)) {
+      throw new MapperError(EBUSY, `"${user.name}" would stand on itself through "${name}"`);
+    }
+    const depth = depthOf(device) + 1;
+    if (depth > stackDepth) {
+      throw new MapperError(EINVAL, `${depth} devices over one another, at most ${stackDepth}`);
+    }
+    return new DeviceBacking(word, device, this.#ios);
+  }
+
+  #openFile(word: string, writable: boolean): OpenBacking {
+    const { path, direct } = parseFileWord(word);
+    const file = this.#engine.open(path, { writable, direct });
+    const key = `${file.identity} ${writable} ${direct}`;
+    let shared = this.#files.get(key);
+    if (shared === undefined) {
+      const holes = this.#holes.get(file.identity) ?? { cache: new HoleCache(), users: 0 };
+      this.#holes.set(file.identity, holes);
+      holes.users++;
+      const buffered = direct ? this.#engine.open(path, { writable, direct: false }) : file;
+      const errors = new ErrorLog(this.#engine, this.#log);
+      const close = (): void => {
+        file.close();
+        if (buffered !== file) buffered.close();
+        if (--holes.users === 0) this.#holes.delete(file.identity);
+      };
+      const backing = new FileBacking(this.#engine, file, buffered, holes.cache, errors);
+      shared = { backing, close, users: 0 };
+      this.#files.set(key, shared);
+    } else {
+      file.close();
+    }
+    const held = shared;
+    held.users++;
+    return new FileHandle(word, held.backing, () => {
+      if (--held.users > 0) return;
+      this.#files.delete(key);
+      held.close();
+    });
+  }
+}
+
+/** The devices that one's tables, live and inactive, stand on directly. */
+export function dependencies(device: Device): Device[] {
+  const of = (table: Table | null): Device[] =>
+    (table?.backings ?? []).flatMap((b) => (b instanceof DeviceBacking ? [b.device] : []));
+  return [...new Set([...of(device.live), ...of(device.inactive)])];
+}
+
+function standsOn(device: Device, beneath: Device): boolean {
+  return dependencies(device).some((next) => next === beneath || standsOn(next, beneath));
+}
+
+function depthOf(device: Device): number {
+  return 1 + Math.max(0, ...dependencies(device).map(depthOf));
+}

@@ -1,0 +1,129 @@
+/** The methods of the control protocol: a row for each, its schema and what it does. */
+
+import { E2BIG, ENXIO } from '../base/errno.js';
+import { MapperError } from '../base/errors.js';
+import { controlReplyBytes } from '../base/limits.js';
+import type { TableLine } from '../queue/commands.js';
+import type { QueueCalls } from '../queue/queue.js';
+import type { Catalogue } from './catalogue.js';
+import {
+  type DeviceLines,
+  type MethodName,
+  type Params,
+  type Results,
+  schemas,
+  type Topic,
+  type Version,
+} from './messages.js';
+import type { RpcMethod } from './rpc.js';
+import { deviceStats } from './stats.js';
+
+/** What the methods work on. */
+export interface ControlParts {
+  readonly queue: QueueCalls;
+  readonly catalogue: Catalogue;
+  readonly version: Version;
+}
+
+/** The client that asks. */
+export interface Subscriber {
+  readonly topics: Set<Topic>;
+}
+
+type Handler<M extends MethodName> = (
+  params: Params<M>,
+  client: Subscriber,
+) => Promise<Results[M]> | Results[M];
+
+/** Topics without the log, which is for those who ask for it. */
+const usualTopics: readonly Topic[] = ['device', 'connection'];
+
+export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subscriber>> {
+  const { queue, catalogue, version } = parts;
+
+  /** Errors of a device's command say which: `resume vol0: ...`. */
+  async function about<T>(command: string, name: string, work: Promise<T>): Promise<T> {
+    try {
+      return await work;
+    } catch (error) {
+      throw error instanceof MapperError ? error.prefixed(`${command} ${name}`) : error;
+    }
+  }
+
+  /** For a command that changes something: its answer says only that it is done. */
+  async function done(command: string, name: string, work: Promise<unknown>): Promise<null> {
+    await about(command, name, work);
+    return null;
+  }
+
+  const handlers: { [M in MethodName]: Handler<M> } = {
+    create: ({ name, table, readOnly }) =>
+      done('create', name, catalogue.create(newDevice(name, table, readOnly))),
+    load: ({ name, table }) => done('load', name, catalogue.load(name, table)),
+    clear: ({ name }) => done('clear', name, catalogue.clear(name)),
+    suspend: ({ name, noFlush }) =>
+      done('suspend', name, catalogue.suspend(name, noFlush ?? false)),
+    resume: ({ name }) => done('resume', name, catalogue.resume(name)),
+    remove: ({ name, force }) => done('remove', name, catalogue.remove(name, force ?? false)),
+    rename: ({ name, newName }) => done('rename', name, catalogue.rename(name, newName)),
+    table: ({ name, inactive = false }) => {
+      const ask = (one: string): Promise<TableLine[]> =>
+        queue.call('table', { name: one, inactive });
+      return name === undefined ? linesOfAll(queue, ask) : about('table', name, ask(name));
+    },
+    status: ({ name }) => {
+      const ask = (one: string): Promise<TableLine[]> => queue.call('status', { name: one });
+      return name === undefined ? linesOfAll(queue, ask) : about('status', name, ask(name));
+    },
+    info: ({ name }) => about('info', name, queue.call('info', { name })),
+    message: (params) => about('message', params.name, queue.call('message', params)),
+    ls: () => queue.call('ls', {}),
+    targets: () => queue.call('targets', {}),
+    stats: ({ name }) => deviceStats(catalogue, name),
+    version: () => version,
+    subscribe: ({ topics = usualTopics }, client) => {
+      for (const topic of topics) client.topics.add(topic);
+      return [...client.topics];
+    },
+    unsubscribe: ({ topics }, client) => {
+      for (const topic of topics ?? [...client.topics]) client.topics.delete(topic);
+      return [...client.topics];
+    },
+  };
+  return new Map(
+    Object.entries(handlers).map(([name, handle]) => [
+      name,
+      { schema: schemas[name as MethodName], handle: handle as RpcMethod<Subscriber>['handle'] },
+    ]),
+  );
+}
+
+function newDevice(name: string, table: string | undefined, readOnly: boolean | undefined) {
+  return {
+    name,
+    ...(table === undefined ? {} : { table }),
+    ...(readOnly === undefined ? {} : { readOnly }),
+  };
+}
+
+/** Lines of every device; one that is removed in the meantime is left out. */
+async function linesOfAll(
+  queue: QueueCalls,
+  ask: (name: string) => Promise<TableLine[]>,
+): Promise<DeviceLines[]> {
+  const all: DeviceLines[] = [];
+  let characters = 0;
+  for (const { name } of await queue.call('ls', {})) {
+    try {
+      const lines = await ask(name);
+      all.push({ name, lines });
+      for (const line of lines) characters += line.words.length;
+    } catch (error) {
+      if (!(error instanceof MapperError) || error.errno !== ENXIO) throw error;
+    }
+    if (characters > controlReplyBytes) {
+      throw new MapperError(E2BIG, `reply is longer than ${controlReplyBytes}: name a device`);
+    }
+  }
+  return all;
+}

@@ -1,0 +1,31 @@
+import { readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
+import { errnoOf } from '../base/errno.js';
+import { MapperError, messageOf } from '../base/errors.js';
+
+/** The file that says which process serves; whoever waits for it finds it complete. */
+export class PidFile {
+  readonly #path: string;
+  readonly #text = `${process.pid}\n`;
+
+  /** Throws MapperError. */
+  constructor(path: string) {
+    this.#path = path;
+    const temporary = `${path}.${process.pid}`;
+    try {
+      writeFileSync(temporary, this.#text, { flag: 'wx' });
+      renameSync(temporary, path);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      throw new MapperError(errnoOf(code), `write pidfile "${path}": ${messageOf(error)}`);
+    }
+  }
+
+  /** Leaves it alone if another process has taken it over. Synchronous, for the process's exit. */
+  remove(): void {
+    try {
+      if (readFileSync(this.#path, 'utf8') === this.#text) unlinkSync(this.#path);
+    } catch {
+      // It is gone already.
+    }
+  }
+}

@@ -1,0 +1,91 @@
+/** Brings devices up in the order that their stacking needs. */
+
+import { messageOf } from '../base/errors.js';
+import { tableFileName } from './names.js';
+import type { StateProblem, StoredDevice } from './state.js';
+import { tableDependencies } from './table-text.js';
+
+interface Node {
+  readonly device: StoredDevice;
+  readonly dependencies: readonly string[];
+}
+
+/**
+ * Calls `create` for each device after those that it stands on. A device that fails is reported and
+ * takes down only those that stand on it. `there` tells devices that came up by other means.
+ */
+export async function restore(
+  devices: readonly StoredDevice[],
+  there: (name: string) => boolean,
+  create: (device: StoredDevice) => Promise<void>,
+): Promise<StateProblem[]> {
+  const problems: StateProblem[] = [];
+  const failed = new Set<string>();
+  const report = (name: string, text: string): void => {
+    failed.add(name);
+    problems.push({ file: tableFileName(name), name, text });
+  };
+  const nodes = new Map<string, Node>();
+  for (const device of devices) {
+    try {
+      nodes.set(device.name, { device, dependencies: tableDependencies(device.table) });
+    } catch (error) {
+      report(device.name, messageOf(error));
+    }
+  }
+  const up = new Set<string>();
+  const { order, cycles } = sortNodes(nodes);
+  for (const cycle of cycles) {
+    const text = `stands on itself: ${[...cycle, cycle[0]].join(' -> ')}`;
+    for (const name of cycle) if (!failed.has(name)) report(name, text);
+  }
+  for (const { device, dependencies } of order) {
+    const missing = dependencies.find((name) => !up.has(name) && !there(name));
+    if (missing !== undefined) {
+      const why = failed.has(missing) ? 'could not be brought up' : 'is not there';
+      report(device.name, `stands on "${missing}", which ${why}`);
+      continue;
+    }
+    try {
+      await create(device);
+      up.add(device.name);
+    } catch (error) {
+      report(device.name, messageOf(error));
+    }
+  }
+  return problems;
+}
+
+/** Depth first. A cycle is told once, by the names on it; what only leads to it is in the order. */
+function sortNodes(nodes: ReadonlyMap<string, Node>): { order: Node[]; cycles: string[][] } {
+  const order: Node[] = [];
+  const cycles: string[][] = [];
+  const seen = new Set<string>();
+  const onCycle = new Set<string>();
+  for (const root of nodes.keys()) {
+    if (seen.has(root)) continue;
+    seen.add(root);
+    // A stack of its own: a chain may be as long as there are devices.
+    const path: { name: string; next: number }[] = [{ name: root, next: 0 }];
+    while (path.length > 0) {
+      const top = path[path.length - 1] as { name: string; next: number };
+      const node = nodes.get(top.name) as Node;
+      const dependency = node.dependencies[top.next++];
+      if (dependency === undefined) {
+        path.pop();
+        if (!onCycle.has(top.name)) order.push(node);
+        continue;
+      }
+      const at = path.findIndex((step) => step.name === dependency);
+      if (at >= 0) {
+        const cycle = path.slice(at).map((step) => step.name);
+        if (cycle.some((name) => !onCycle.has(name))) cycles.push(cycle);
+        for (const name of cycle) onCycle.add(name);
+      } else if (nodes.has(dependency) && !seen.has(dependency)) {
+        seen.add(dependency);
+        path.push({ name: dependency, next: 0 });
+      }
+    }
+  }
+  return { order, cycles };
+}

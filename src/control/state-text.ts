@@ -1,0 +1,68 @@
+/**
+ * One device's file in the state directory:
+ *
+ *   # mapperd table of vol0
+ *   # read-only
+ *   # formerly vol1
+ *   0 2097152 linear /srv/vol0.img 0
+ *
+ * The comment lines before the first table line may say `read-only` (the device refuses writes), and
+ * `formerly NAME` (percent-encoded as in file names): a rename was under way, and tables that name
+ * the old device mean this one. All else behind a # is for people.
+ */
+
+import { EINVAL } from '../base/errno.js';
+import { MapperError } from '../base/errors.js';
+import { tableBytes } from '../base/limits.js';
+import { decodeName, encodeName } from './names.js';
+
+export interface StoredTable {
+  readonly table: string;
+  readonly readOnly: boolean;
+}
+
+export interface ParsedTableFile extends StoredTable {
+  readonly formerly: string | null;
+}
+
+export function formatTableFile(name: string, stored: StoredTable, formerly?: string): string {
+  const head = [`# mapperd table of ${name}`];
+  if (stored.readOnly) head.push('# read-only');
+  if (formerly !== undefined) head.push(`# formerly ${encodeName(formerly)}`);
+  return `${head.join('\n')}\n${stored.table}\n`;
+}
+
+/** Throws MapperError for bytes that are no text; the table's own grammar is not looked at. */
+export function parseTableFile(bytes: Uint8Array): ParsedTableFile {
+  if (bytes.length > tableBytes) {
+    throw new MapperError(EINVAL, `file has ${bytes.length} bytes, at most ${tableBytes}`);
+  }
+  let text: string;
+  try {
+    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  } catch {
+    throw new MapperError(EINVAL, 'file is not UTF-8 text');
+  }
+  const lines = text.split('\n');
+  for (const [index, line] of lines.entries()) {
+    // A file that a power cut left full of zeroes, say.
+    if (/[^\P{Cc}\t\r]/u.test(line)) {
+      throw new MapperError(EINVAL, `line ${index + 1}: control character in the text`);
+    }
+  }
+  let readOnly = false;
+  let formerly: string | null = null;
+  for (const [index, line] of lines.entries()) {
+    const comment = /^#\s*(.*?)\s*$/.exec(line)?.[1];
+    if (comment === undefined) break;
+    if (comment === 'read-only') readOnly = true;
+    const old = /^formerly (\S+)$/.exec(comment)?.[1];
+    if (old === undefined) continue;
+    formerly = decodeName(old);
+    if (formerly === null) {
+      throw new MapperError(EINVAL, `line ${index + 1}: "${old}" is not a device name`);
+    }
+  }
+  // The header stays, so that the line numbers in errors are the file's.
+  return { table: text, readOnly, formerly };
+}

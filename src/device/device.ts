@@ -1,0 +1,268 @@
+/**
+ * A device: a name, a live table that I/O goes through, and an inactive one that waits to replace
+ * it. Requests come in by `submit` and are counted until they end; while the device is suspended
+ * they wait in order, so that clients notice a change of table only as a pause.
+ *
+ *   load       text -> inactive table
+ *   suspend    new requests wait; those inside end; what was written is flushed
+ *   resume     inactive table -> live; the old one is destroyed; waiting requests go on
+ */
+
+import { Deferred } from '../base/deferred.js';
+import { EINVAL, EIO, ENXIO } from '../base/errno.js';
+import { MapperError } from '../base/errors.js';
+import type { Engine } from '../engine/engine.js';
+import { REMAPPED } from '../target/target.js';
+import { Counters } from './counters.js';
+import { FLUSH, type Io, type IoAccount, type IoOwner, type IoPool } from './io.js';
+import { FlushAll, pieceEnd, type SplitPool } from './split.js';
+import type { Slot, Table } from './table.js';
+import type { Backing } from '../backing/backing.js';
+
+/** What devices share: the queue's engine and pools. */
+export interface DeviceContext {
+  readonly engine: Engine;
+  readonly ios: IoPool;
+  readonly splits: SplitPool;
+}
+
+/** Somebody who holds the device open, and must go if it is removed by force. */
+export interface DeviceUser {
+  deviceRemoved(): void;
+}
+
+export class Device implements IoAccount {
+  name: string;
+  readonly readOnly: boolean;
+  readonly counters = new Counters();
+  readonly users = new Set<DeviceUser>();
+
+  live: Table | null = null;
+  inactive: Table | null = null;
+  suspended = false;
+  removed = false;
+  /** Table events so far (dmsetup wait). */
+  eventNumber = 0;
+  /** Changes with the live table, so that sessions know when to look again. */
+  generation = 0;
+
+  readonly #engine: Engine;
+  readonly #ios: IoPool;
+  readonly #splits: SplitPool;
+  /** Requests that are mapped and have not ended. */
+  #inside = 0;
+  #drained: Deferred<void> | null = null;
+  /** Requests that wait for resume, first come first served. */
+  #waitingFirst: Io | null = null;
+  #waitingLast: Io | null = null;
+  #waiting = 0;
+  /** Commands on a device are carried out one after the other. */
+  #commands: Promise<unknown> = Promise.resolve();
+  readonly #dispatch = (slot: Slot, io: Io): void => this.#map(slot, io);
+
+  constructor(name: string, readOnly: boolean, context: DeviceContext) {
+    this.name = name;
+    this.readOnly = readOnly;
+    this.#engine = context.engine;
+    this.#ios = context.ios;
+    this.#splits = context.splits;
+  }
+
+  get sizeBytes(): number {
+    return this.live?.sizeBytes ?? 0;
+  }
+
+  get inFlight(): number {
+    return this.#inside + this.#waiting;
+  }
+
+  /** Takes an Io; its owner hears of its end, perhaps before this returns. */
+  submit(io: Io): void {
+    io.account = this;
+    io.startedAt = this.#engine.now;
+    if (this.suspended) {
+      this.#wait(io);
+      return;
+    }
+    this.#inside++;
+    this.#route(io);
+  }
+
+  /** IoAccount: an Io that `submit` took has ended. */
+  ended(io: Io): void {
+    this.#inside--;
+    // What ended in the turn it came in was done synchronously: the turn's time does not tell.
+    const now = this.#engine.now;
+    const elapsed = (now === io.startedAt ? this.#engine.clock() : now) - io.startedAt;
+    this.counters.ended(io.operation, io.length, io.error !== 0, Math.round(elapsed * 1000));
+    if (this.#inside === 0 && this.#drained !== null) {
+      this.#drained.resolve();
+      this.#drained = null;
+    }
+  }
+
+  #route(io: Io): void {
+    const table = this.live;
+    if (table === null) {
+      io.complete(EIO);
+    } else if (io.operation === FLUSH) {
+      this.#flush(table, io);
+    } else {
+      const slot = table.find(io.offset);
+      const end = io.offset + io.length;
+      if (slot === null || end > table.sizeBytes) {
+        // The table has shrunk since the request was validated.
+        io.complete(EIO);
+      } else if (end <= slot.end && (slot.maxIoBytes === 0 || end <= pieceEnd(slot, io.offset))) {
+        this.#map(slot, io);
+      } else {
+        this.#splits.take().start(io, table, this.#dispatch);
+      }
+    }
+  }
+
+  #map(slot: Slot, io: Io): void {
+    const result = slot.target.map(io);
+    if (result === REMAPPED) (io.backing as Backing).submit(io);
+    else if (result < 0) io.complete(-result);
+  }
+
+  #flush(table: Table, io: Io): void {
+    const backings = table.flushBackings;
+    if (backings.length === 1 && table.flushTargets.length === 0) {
+      (backings[0] as Backing).submit(io);
+    } else {
+      new FlushAll(this.#ios).start(io, table);
+    }
+  }
+
+  #wait(io: Io): void {
+    io.next = null;
+    if (this.#waitingLast === null) this.#waitingFirst = io;
+    else this.#waitingLast.next = io;
+    this.#waitingLast = io;
+    this.#waiting++;
+  }
+
+  /** Runs a command when those before it have ended. */
+  exclusively<T>(command: () => Promise<T>): Promise<T> {
+    const run = this.#commands.then(command, command);
+    this.#commands = run.catch(() => {});
+    return run;
+  }
+
+  /** Puts a table into the inactive slot; the one that was there is destroyed. */
+  load(table: Table): void {
+    this.inactive?.destroy();
+    this.inactive = table;
+  }
+
+  clear(): void {
+    this.inactive?.destroy();
+    this.inactive = null;
+  }
+
+  async suspend(noFlush: boolean): Promise<void> {
+    if (this.suspended) return;
+    this.suspended = true;
+    if (this.#inside > 0) {
+      this.#drained = new Deferred(this.#engine);
+      await this.#drained.promise;
+    }
+    const table = this.live;
+    if (table === null) return;
+    try {
+      if (!noFlush) await this.#flushNow(table);
+      for (const slot of table.slots) await slot.target.suspend?.();
+    } catch (error) {
+      // A flush that failed must be heard of: the device goes on with its old table.
+      this.#goOn();
+      throw error;
+    }
+  }
+
+  /** Swaps the inactive table in, if there is one, and lets waiting requests go on. */
+  async resume(): Promise<void> {
+    const next = this.inactive;
+    if (next !== null) {
+      if (!this.suspended) await this.suspend(false);
+      const old = this.live;
+      this.live = next;
+      this.inactive = null;
+      this.generation++;
+      this.eventNumber++;
+      old?.destroy();
+    } else if (this.live === null) {
+      throw new MapperError(ENXIO, `no table loaded into ${this.name}, wanted one`);
+    }
+    if (!this.suspended) return;
+    for (const slot of (this.live as Table).slots) await slot.target.resume?.();
+    this.#goOn();
+  }
+
+  /** Sends a flush past the suspension and waits for it. */
+  async #flushNow(table: Table): Promise<void> {
+    const done = new Deferred<number>(this.#engine);
+    const owner: IoOwner = {
+      finished: (io) => {
+        const error = io.error;
+        this.#ios.give(io);
+        done.resolve(error);
+      },
+    };
+    this.#flush(table, this.#ios.take(FLUSH, 0, 0, owner));
+    const error = await done.promise;
+    if (error !== 0) throw new MapperError(error, `cannot flush ${this.name}`);
+  }
+
+  #goOn(): void {
+    this.suspended = false;
+    let io = this.#waitingFirst;
+    this.#waitingFirst = null;
+    this.#waitingLast = null;
+    this.#waiting = 0;
+    while (io !== null) {
+      const next = io.next;
+      io.next = null;
+      if (this.suspended) {
+        this.#wait(io);
+      } else {
+        this.#inside++;
+        this.#route(io);
+      }
+      io = next;
+    }
+  }
+
+  /** A last flush, then no more: what waits ends with EIO. */
+  async remove(): Promise<void> {
+    this.removed = true;
+    try {
+      await this.suspend(false);
+    } finally {
+      this.live?.destroy();
+      this.inactive?.destroy();
+      this.live = null;
+      this.inactive = null;
+      this.generation++;
+      this.#goOn();
+    }
+  }
+
+  /** A table event: something that `dmsetup wait` waits for has happened. */
+  raiseEvent(): void {
+    this.eventNumber++;
+  }
+}
+
+/** The target that holds a sector, for messages. */
+export function targetAt(device: Device, sector: number): Slot {
+  const table = device.live;
+  if (table === null) throw new MapperError(ENXIO, `no live table in ${device.name}`);
+  const slot = table.find(sector * 512);
+  if (slot === null) {
+    const found = `sector ${sector}, ${device.name} has ${table.sizeBytes / 512}`;
+    throw new MapperError(EINVAL, `no target at that sector: ${found}`);
+  }
+  return slot;
+}

@@ -1,0 +1,231 @@
+/**
+ * The devices of a daemon by name, and the commands that make, change and unmake them: dmsetup's,
+ * less the text around them. Every command on one device runs after the one before it has ended.
+ */
+
+import { Backings, dependencies } from '../backing/open.js';
+import { EBUSY, EEXIST, EINVAL, ENXIO } from '../base/errno.js';
+import { MapperError, messageOf } from '../base/errors.js';
+import { deviceNameBytes, devices as devicesMax } from '../base/limits.js';
+import type { Engine } from '../engine/engine.js';
+import type { DeviceInfo, TableLine } from '../queue/commands.js';
+import { type Log, unrecognisedMessage } from '../target/target.js';
+import { DeviceBacking } from '../backing/device.js';
+import { Device, targetAt } from './device.js';
+import type { IoPool } from './io.js';
+import { SplitPool } from './split.js';
+import { createTable, type Slot, type Table } from './table.js';
+
+export class DeviceRegistry {
+  readonly #devices = new Map<string, Device>();
+  readonly #engine: Engine;
+  readonly #ios: IoPool;
+  readonly #splits: SplitPool;
+  readonly #backings: Backings;
+  readonly #log: Log;
+
+  constructor(engine: Engine, ios: IoPool, log: Log) {
+    this.#engine = engine;
+    this.#ios = ios;
+    this.#splits = new SplitPool(ios);
+    this.#log = log;
+    this.#backings = new Backings(engine, ios, log, (name) => this.#devices.get(name));
+  }
+
+  find(name: string): Device | undefined {
+    return this.#devices.get(name);
+  }
+
+  all(): Iterable<Device> {
+    return this.#devices.values();
+  }
+
+  /** The device, or MapperError ENXIO. */
+  get(name: string): Device {
+    const device = this.#devices.get(name);
+    if (device === undefined) throw new MapperError(ENXIO, `no device "${name}"`);
+    return device;
+  }
+
+  /** With a table the device is live when this ends; otherwise it waits for load and resume. */
+  async create(name: string, table: string | undefined, readOnly: boolean): Promise<Device> {
+    checkName(name);
+    if (this.#devices.has(name)) throw new MapperError(EEXIST, `device "${name}" exists already`);
+    if (this.#devices.size >= devicesMax) {
+      throw new MapperError(EBUSY, `${devicesMax} devices exist, and that is the limit`);
+    }
+    const context = { engine: this.#engine, ios: this.#ios, splits: this.#splits };
+    const device = new Device(name, readOnly, context);
+    this.#devices.set(name, device);
+    try {
+      // Nobody has it yet; being suspended keeps early requests waiting rather than failing.
+      device.suspended = true;
+      if (table !== undefined) {
+        await device.exclusively(async () => {
+          device.load(await this.#createTable(device, table));
+          await device.resume();
+        });
+      }
+      return device;
+    } catch (error) {
+      this.#devices.delete(name);
+      device.clear();
+      throw error;
+    }
+  }
+
+  load(name: string, table: string): Promise<void> {
+    const device = this.get(name);
+    return device.exclusively(async () => {
+      if (device.removed) throw new MapperError(ENXIO, `no device "${name}"`);
+      device.load(await this.#createTable(device, table));
+    });
+  }
+
+  async #createTable(device: Device, text: string): Promise<Table> {
+    const table = await createTable(text, {
+      deviceName: device.name,
+      engine: this.#engine,
+      ios: this.#ios,
+      log: this.#log,
+      openBacking: (word) => this.#backings.open(word, device),
+    });
+    return table;
+  }
+
+  async clear(name: string): Promise<void> {
+    const device = this.get(name);
+    await device.exclusively(async () => device.clear());
+  }
+
+  suspend(name: string, noFlush: boolean): Promise<void> {
+    const device = this.get(name);
+    return device.exclusively(() => device.suspend(noFlush));
+  }
+
+  resume(name: string): Promise<void> {
+    const device = this.get(name);
+    return device.exclusively(() => device.resume());
+  }
+
+  /** By force: clients are told to go, and devices that stand on it get errors. */
+  async remove(name: string, force: boolean): Promise<void> {
+    const device = this.get(name);
+    await device.exclusively(async () => {
+      if (device.removed) throw new MapperError(ENXIO, `no device "${name}"`);
+      const users = [...device.users];
+      if (users.length > 0 && !force) {
+        const above = [...this.#devices.values()].filter((d) => dependencies(d).includes(device));
+        const clients = users.filter((user) => !(user instanceof DeviceBacking)).length;
+        const found = [...above.map((d) => `device "${d.name}"`)];
+        if (clients > 0) found.push(`${clients} client${clients === 1 ? '' : 's'}`);
+        throw new MapperError(EBUSY, `device "${name}" is in use by ${found.join(', ')}`);
+      }
+      this.#devices.delete(device.name);
+      for (const user of users) user.deviceRemoved();
+      await device.remove();
+    });
+  }
+
+  async rename(name: string, newName: string): Promise<void> {
+    checkName(newName);
+    const device = this.get(name);
+    await device.exclusively(async () => {
+      if (this.#devices.has(newName)) {
+        throw new MapperError(EEXIST, `device "${newName}" exists already`);
+      }
+      this.#devices.delete(device.name);
+      device.name = newName;
+      this.#devices.set(newName, device);
+    });
+  }
+
+  table(name: string, inactive: boolean): TableLine[] {
+    const device = this.get(name);
+    const table = inactive ? device.inactive : device.live;
+    return (table?.slots ?? []).map((slot) => lineOf(slot, slot.target.table()));
+  }
+
+  status(name: string): TableLine[] {
+    const slots = this.get(name).live?.slots ?? [];
+    return slots.map((slot) => lineOf(slot, slot.target.status()));
+  }
+
+  message(name: string, sector: number, words: readonly string[]): Promise<string> {
+    const device = this.get(name);
+    return device.exclusively(async () => {
+      const { target } = targetAt(device, sector);
+      if (target.message === undefined) throw unrecognisedMessage(words);
+      try {
+        return await target.message(words);
+      } catch (error) {
+        throw error instanceof MapperError ? error.prefixed(target.type.name) : error;
+      }
+    });
+  }
+
+  info(name: string): DeviceInfo {
+    const device = this.get(name);
+    const { live, inactive } = device;
+    return {
+      name: device.name,
+      state: device.suspended ? 'SUSPENDED' : 'ACTIVE',
+      tables:
+        live === null
+          ? inactive === null
+            ? 'None'
+            : 'INACTIVE'
+          : inactive === null
+            ? 'LIVE'
+            : 'LIVE & INACTIVE',
+      openCount: device.users.size,
+      eventNumber: device.eventNumber,
+      targetCount: device.live?.slots.length ?? 0,
+      sizeSectors: device.sizeBytes / 512,
+      readOnly: device.readOnly,
+      inFlight: device.inFlight,
+      dependencies: dependencies(device).map((beneath) => beneath.name),
+    };
+  }
+
+  ls(): DeviceInfo[] {
+    return [...this.#devices.keys()].map((name) => this.info(name));
+  }
+
+  /** A last flush of every device, those that stand on others first. */
+  async shutdown(): Promise<void> {
+    const failures: string[] = [];
+    for (;;) {
+      const top = [...this.#devices.values()].find((device) => device.users.size === 0);
+      if (top === undefined) break;
+      try {
+        await this.remove(top.name, true);
+      } catch (error) {
+        failures.push(messageOf(error));
+      }
+      this.#devices.delete(top.name);
+    }
+    if (failures.length > 0) throw new Error(failures.join('; '));
+  }
+}
+
+function lineOf(slot: Slot, words: string): TableLine {
+  return {
+    beginSectors: slot.begin / 512,
+    lengthSectors: (slot.end - slot.begin) / 512,
+    type: slot.target.type.name,
+    words,
+  };
+}
+
+/** A name is a word of a table line, a file name and an export name; throws MapperError. */
+export function checkName(name: string): void {
+  const bytes = Buffer.byteLength(name);
+  if (bytes === 0 || bytes > deviceNameBytes) {
+    throw new MapperError(EINVAL, `device name of ${bytes} bytes, wanted 1 to ${deviceNameBytes}`);
+  }
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+  if (/[\u0000-\u001f\u007f/]/.test(name)) {
+    throw new MapperError(EINVAL, `device name "${name}" holds a slash or a control character`);
+  }
+}

@@ -1,0 +1,209 @@
+/**
+ * The io_uring engine. One turn of its loop is one system call: it submits everything that was
+ * queued and waits for the first completion; then all completions are handled, and what they cause
+ * is queued for the next turn.
+ *
+ *   hooks (replies leave) -> continuations -> enter: submit and wait -> timers -> completions
+ *        ^------------------------------------------------------------------------------'
+ *
+ * The loop blocks its thread. Promise continuations run only while it awaits, which it does in turns
+ * that resolved a promise; the event loop as a whole (message ports) gets its chance then too.
+ */
+
+import { setImmediate as nextEventLoopTurn } from 'node:timers/promises';
+import { connections, stallMilliseconds } from '../../base/limits.js';
+import { assert } from '../../base/assert.js';
+import type { Arena } from '../arena.js';
+import type {
+  Completion,
+  ConnectionHandler,
+  Engine,
+  EngineFile,
+  EngineListener,
+  ListenAddress,
+  OpenOptions,
+  SendVector,
+  Timer,
+  TurnEnd,
+} from '../engine.js';
+import { ArenaSendVector } from '../send-vector.js';
+import type { StallGuard } from '../stall-guard.js';
+import { Timers } from '../timers.js';
+import { UringFile } from './file.js';
+import { UringListener } from './listener.js';
+import { getEventsBytes, OP_READ, Ring } from './ring.js';
+import { messageHeaderBytes } from './socket.js';
+import { System } from './system.js';
+
+/** Blocking calls between two looks at the clock. */
+const blockingCallsAtOnce = 8;
+
+export class UringEngine implements Engine {
+  readonly name = 'uring';
+  readonly arena: Arena;
+  readonly system: System;
+  readonly ring: Ring;
+  /** Address of the arena's first byte. */
+  readonly base: number;
+  now = performance.now();
+
+  readonly #timers = new Timers();
+  #hooks: TurnEnd[] = [];
+  #hooksRunning: TurnEnd[] = [];
+  #promiseResolved = false;
+  #stopped = false;
+  /** struct io_uring_getevents_arg, and the struct timespec it points at behind it. */
+  readonly #waitArgument: number;
+  readonly #messageHeaders: number[] = [];
+  #blockingCalls = 0;
+  #blockingSince = 0;
+
+  private constructor(system: System, arena: Arena) {
+    this.system = system;
+    this.arena = arena;
+    this.ring = new Ring(system);
+    this.base = system.addressOf(arena.bytes);
+    arena.useNativeCopy((target, source, length) => {
+      system.memcpy(this.base + target, this.base + source, length);
+    });
+    this.#waitArgument = arena.allocate(4096);
+    arena.zero(this.#waitArgument, 4096);
+    const timespec = this.base + this.#waitArgument + getEventsBytes;
+    arena.view.setBigUint64(this.#waitArgument + 16, BigInt(timespec), true);
+    const headers = arena.allocate(connections * messageHeaderBytes);
+    for (let i = connections - 1; i >= 0; i--) {
+      this.#messageHeaders.push(headers + i * messageHeaderBytes);
+    }
+  }
+
+  /** Throws an Error that says why io_uring cannot be used here. */
+  static async create(arena: Arena): Promise<UringEngine> {
+    return new UringEngine(await System.load(), arena);
+  }
+
+  clock(): number {
+    return performance.now();
+  }
+
+  open(path: string, options: OpenOptions): EngineFile {
+    return new UringFile(this, path, options);
+  }
+
+  async listen(address: ListenAddress, handler: ConnectionHandler): Promise<EngineListener> {
+    return new UringListener(this, address, handler);
+  }
+
+  sendVector(capacity: number): SendVector {
+    return new ArenaSendVector(this.arena, this.base, capacity);
+  }
+
+  timer(milliseconds: number, completion: Completion): Timer {
+    return this.#timers.add(performance.now() + milliseconds, completion);
+  }
+
+  cancelTimer(timer: Timer): void {
+    this.#timers.cancel(timer);
+  }
+
+  atTurnEnd(hook: TurnEnd): void {
+    this.#hooks.push(hook);
+  }
+
+  promiseResolved(): void {
+    this.#promiseResolved = true;
+  }
+
+  onWake(woken: () => void): number {
+    const [readEnd, writeEnd] = this.system.pipe();
+    const memory = this.arena.allocate(4096);
+    const listen = (): void => {
+      this.ring.submit(OP_READ, readEnd, -1, this.base + memory, 4096, 0, completion);
+    };
+    const completion: Completion = {
+      done: () => {
+        listen();
+        // What it does may well be asynchronous.
+        this.promiseResolved();
+        woken();
+      },
+    };
+    listen();
+    return writeEnd;
+  }
+
+  async run(): Promise<void> {
+    let more = false;
+    while (!this.#stopped) {
+      this.#runHooks();
+      if (this.#promiseResolved) {
+        this.#promiseResolved = false;
+        await nextEventLoopTurn();
+        this.now = performance.now();
+        if (this.#hooks.length > 0 || this.#promiseResolved || this.#stopped) continue;
+      }
+      this.#enter(!more);
+      this.now = performance.now();
+      this.#blockingSince = this.now;
+      this.#timers.expire(this.now);
+      more = this.ring.reap();
+    }
+    this.ring.close();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  /** Submits, and waits for a completion, or until the next timer is due. */
+  #enter(wait: boolean): void {
+    const due = this.#timers.nextDue();
+    if (!wait || due === null) {
+      this.ring.enter(wait, 0);
+      return;
+    }
+    const milliseconds = due - performance.now();
+    if (milliseconds <= 0) {
+      this.ring.enter(false, 0);
+      return;
+    }
+    const timespec = this.#waitArgument + getEventsBytes;
+    const seconds = Math.floor(milliseconds / 1000);
+    const view = this.arena.view;
+    view.setUint32(timespec, seconds, true);
+    view.setUint32(timespec + 8, Math.ceil((milliseconds - seconds * 1000) * 1e6), true);
+    this.ring.enter(true, this.base + this.#waitArgument);
+  }
+
+  #runHooks(): void {
+    while (this.#hooks.length > 0) {
+      const hooks = this.#hooks;
+      this.#hooks = this.#hooksRunning;
+      this.#hooksRunning = hooks;
+      for (let i = 0; i < hooks.length; i++) (hooks[i] as TurnEnd).turnEnd();
+      hooks.length = 0;
+    }
+  }
+
+  /**
+   * A file has made a blocking call. Looking at the clock costs a good part of a percent of one, so
+   * it is done for several together.
+   */
+  hasBlocked(guard: StallGuard): void {
+    if (++this.#blockingCalls < blockingCallsAtOnce) return;
+    this.#blockingCalls = 0;
+    const now = performance.now();
+    const elapsed = now - this.#blockingSince;
+    this.#blockingSince = now;
+    if (elapsed > stallMilliseconds) guard.took(elapsed, now);
+  }
+
+  takeMessageHeader(): number {
+    const header = this.#messageHeaders.pop();
+    assert(header !== undefined, 'no more sockets than connections allowed');
+    return header;
+  }
+
+  giveMessageHeader(header: number): void {
+    this.#messageHeaders.push(header);
+  }
+}

@@ -1,0 +1,269 @@
+/**
+ * Replies, in the form in which they leave: a batch is a block for headers and short data, and a
+ * vector of pieces that points at it and at the data that was read. Neighbouring headers are one
+ * piece, so a batch of write replies is a single one.
+ *
+ *   simple reply, 16 bytes             u32 magic  u32 error  u64 cookie, then a READ's data
+ *   structured chunk, 20 bytes         u32 magic  u16 flags  u16 type  u64 cookie  u32 length
+ *     offset data                      u64 offset, data
+ *     offset hole                      u64 offset  u32 size
+ *     block status                     u32 context, (u32 length  u32 flags)...
+ *     error                            u32 error  u16 text length, text
+ *     error offset                     the same, u64 offset
+ */
+
+import { EACCES, EDQUOT, EFBIG, ENOSPC, EOPNOTSUPP, EPERM, EROFS } from '../base/errno.js';
+import {
+  batchBytes,
+  batchPieces,
+  blockBytesMax,
+  errorTextBytes,
+  extentsPerReply,
+  holesPerRead,
+  payloadBytes,
+} from '../base/limits.js';
+import { EXTENT_HOLE, type ExtentList } from '../device/extent-list.js';
+import type { Arena } from '../engine/arena.js';
+import type { Engine, SendVector } from '../engine/engine.js';
+import * as nbd from './constants.js';
+import type { Request } from './request.js';
+
+/** What any one reply may need. */
+const headerBytesMax = Math.max(24 + 8 * extentsPerReply, 34 + errorTextBytes, 28 * holesPerRead);
+const piecesMax = 2 * Math.max(payloadBytes / blockBytesMax, holesPerRead) + 1;
+
+const encoder = new TextEncoder();
+
+/** The errno as the protocol knows it: no other may go on the wire. */
+export function wireError(errno: number, type: number, flags: number): number {
+  switch (errno) {
+    case nbd.NBD_EPERM:
+    case nbd.NBD_EIO:
+    case nbd.NBD_ENOMEM:
+    case nbd.NBD_EINVAL:
+    case nbd.NBD_ENOSPC:
+    case nbd.NBD_ESHUTDOWN:
+      return errno;
+    case EACCES:
+    case EROFS:
+      return EPERM;
+    case EDQUOT:
+    case EFBIG:
+      return ENOSPC;
+    case EOPNOTSUPP:
+      return type === nbd.CMD_WRITE_ZEROES && (flags & nbd.CMD_FLAG_FAST_ZERO) !== 0
+        ? nbd.NBD_ENOTSUP
+        : nbd.NBD_EIO;
+    default:
+      return nbd.NBD_EIO;
+  }
+}
+
+export class ReplyBatch {
+  readonly vector: SendVector;
+  readonly #arena: Arena;
+  readonly #view: DataView;
+  /** The block for headers, and how far it is filled. */
+  readonly #block: number;
+  #used = 0;
+  /** The last piece of the vector is in the block, so that it can go on. */
+  #headerLast = false;
+  /** Requests whose replies are in here; their memory is needed until the batch has left. */
+  requests: Request | null = null;
+
+  constructor(engine: Engine, block: number) {
+    this.#arena = engine.arena;
+    this.#view = engine.arena.view;
+    this.#block = block;
+    this.vector = engine.sendVector(batchPieces);
+  }
+
+  get isEmpty(): boolean {
+    return this.vector.count === 0;
+  }
+
+  clear(): void {
+    this.#used = 0;
+    this.#headerLast = false;
+    this.requests = null;
+    this.vector.clear();
+  }
+
+  /** Whether there is room for one more reply, whatever it is. */
+  get hasRoom(): boolean {
+    return (
+      this.#used + headerBytesMax <= batchBytes && this.vector.count + piecesMax <= batchPieces
+    );
+  }
+
+  /** Copies as much as there is room for; returns how much. */
+  addBytes(bytes: Uint8Array, from: number): number {
+    const length = Math.min(bytes.length - from, batchBytes - this.#used);
+    const at = this.#block + this.#used;
+    this.#arena.bytes.set(bytes.subarray(from, from + length), at);
+    if (length > 0) this.#add(length);
+    return length;
+  }
+
+  /** Adds the reply to a request that has ended. `room` has been asked for. */
+  add(request: Request, structured: boolean, context: number): void {
+    request.next = this.requests;
+    this.requests = request;
+    if (!structured) this.#simple(request);
+    else if (request.error !== 0) this.#errorChunk(request);
+    else if (request.type === nbd.CMD_READ) this.#readChunks(request);
+    else if (request.type === nbd.CMD_BLOCK_STATUS) this.#statusChunk(request, context);
+    else this.#chunk(request, nbd.REPLY_FLAG_DONE, nbd.REPLY_TYPE_NONE, 0, 0);
+  }
+
+  /** The last `length` header bytes that were written become a piece. */
+  #add(length: number): void {
+    if (this.#headerLast) this.vector.extendLast(length);
+    else this.vector.push(this.#block + this.#used, length);
+    this.#used += length;
+    this.#headerLast = true;
+  }
+
+  /** Data from elsewhere in the arena. */
+  #addData(memory: number, length: number): void {
+    this.vector.push(memory, length);
+    this.#headerLast = false;
+  }
+
+  #simple(request: Request): void {
+    const view = this.#view;
+    const at = this.#block + this.#used;
+    view.setUint32(at, nbd.SIMPLE_REPLY_MAGIC);
+    view.setUint32(at + 4, wireError(request.error, request.type, request.flags));
+    view.setUint32(at + 8, request.cookieFirst);
+    view.setUint32(at + 12, request.cookieSecond);
+    this.#add(nbd.SIMPLE_REPLY_BYTES);
+    if (request.type === nbd.CMD_READ && request.error === 0) this.#data(request);
+  }
+
+  /** Everything that was read, or as many zeroes. */
+  #data(request: Request): void {
+    if (request.pieces !== null) {
+      for (const piece of request.pieces) {
+        this.#addData(piece.zero ? this.#arena.zeroes : piece.memory, piece.length);
+      }
+    } else if (request.allZero) {
+      this.#addData(this.#arena.zeroes, request.length);
+    } else {
+      this.#addData(request.memory, request.length);
+    }
+  }
+
+  /** A chunk's header, and room for `extra` bytes behind it that the caller has filled in. */
+  #chunk(request: Request, flags: number, type: number, length: number, extra: number): void {
+    const view = this.#view;
+    const at = this.#block + this.#used;
+    view.setUint32(at, nbd.STRUCTURED_REPLY_MAGIC);
+    view.setUint16(at + 4, flags);
+    view.setUint16(at + 6, type);
+    view.setUint32(at + 8, request.cookieFirst);
+    view.setUint32(at + 12, request.cookieSecond);
+    view.setUint32(at + 16, length);
+    this.#add(nbd.STRUCTURED_REPLY_BYTES + extra);
+  }
+
+  /** Where the bytes behind the next chunk's header go. */
+  get #behindHeader(): number {
+    return this.#block + this.#used + nbd.STRUCTURED_REPLY_BYTES;
+  }
+
+  #setOffset(at: number, offset: number): void {
+    this.#view.setUint32(at, Math.floor(offset / 4294967296));
+    this.#view.setUint32(at + 4, offset % 4294967296);
+  }
+
+  #readChunks(request: Request): void {
+    const { offset, length, holes } = request;
+    if (request.pieces !== null) {
+      // One content chunk, and so within DF.
+      this.#dataHeader(request, offset, length, nbd.REPLY_FLAG_DONE);
+      this.#data(request);
+    } else if (request.allZero) {
+      this.#holeChunk(request, offset, length, nbd.REPLY_FLAG_DONE);
+    } else if (holes.count === 0) {
+      this.#dataHeader(request, offset, length, nbd.REPLY_FLAG_DONE);
+      this.#addData(request.memory, length);
+    } else {
+      this.#sparseChunks(request, holes);
+    }
+  }
+
+  #sparseChunks(request: Request, holes: ExtentList): void {
+    let position = 0;
+    for (let i = 0; i < holes.count; i++) {
+      const length = holes.lengths[i] as number;
+      const flags = i === holes.count - 1 ? nbd.REPLY_FLAG_DONE : 0;
+      if (((holes.flags[i] as number) & EXTENT_HOLE) !== 0) {
+        this.#holeChunk(request, request.offset + position, length, flags);
+      } else {
+        this.#dataHeader(request, request.offset + position, length, flags);
+        this.#addData(request.memory + position, length);
+      }
+      position += length;
+    }
+  }
+
+  #dataHeader(request: Request, offset: number, length: number, flags: number): void {
+    this.#setOffset(this.#behindHeader, offset);
+    this.#chunk(request, flags, nbd.REPLY_TYPE_OFFSET_DATA, 8 + length, 8);
+  }
+
+  #holeChunk(request: Request, offset: number, length: number, flags: number): void {
+    const at = this.#behindHeader;
+    this.#setOffset(at, offset);
+    this.#view.setUint32(at + 8, length);
+    this.#chunk(request, flags, nbd.REPLY_TYPE_OFFSET_HOLE, 12, 12);
+  }
+
+  #statusChunk(request: Request, context: number): void {
+    const list = request.extents as ExtentList;
+    let at = this.#behindHeader;
+    this.#view.setUint32(at, context);
+    at += 4;
+    for (let i = 0; i < list.count; i++) {
+      this.#view.setUint32(at, list.lengths[i] as number);
+      this.#view.setUint32(at + 4, list.flags[i] as number);
+      at += 8;
+    }
+    const length = 4 + 8 * list.count;
+    this.#chunk(request, nbd.REPLY_FLAG_DONE, nbd.REPLY_TYPE_BLOCK_STATUS, length, length);
+  }
+
+  #errorChunk(request: Request): void {
+    const at = this.#behindHeader;
+    const text = encoder.encode(request.reason).subarray(0, errorTextBytes);
+    this.#view.setUint32(at, wireError(request.error, request.type, request.flags));
+    this.#view.setUint16(at + 4, text.length);
+    this.#arena.bytes.set(text, at + 6);
+    const length = 6 + text.length;
+    this.#chunk(request, nbd.REPLY_FLAG_DONE, nbd.REPLY_TYPE_ERROR, length, length);
+  }
+}
+
+/** Batches that are not in use: as many as connections have sent at the same time. */
+export class BatchPool {
+  readonly #engine: Engine;
+  readonly #free: ReplyBatch[] = [];
+
+  constructor(engine: Engine) {
+    this.#engine = engine;
+  }
+
+  /** Null when there is no memory for one more. */
+  take(): ReplyBatch | null {
+    const batch = this.#free.pop();
+    if (batch !== undefined) return batch;
+    const block = this.#engine.arena.allocate(batchBytes);
+    return block < 0 ? null : new ReplyBatch(this.#engine, block);
+  }
+
+  give(batch: ReplyBatch): void {
+    batch.clear();
+    this.#free.push(batch);
+  }
+}

@@ -1,0 +1,28 @@
+/** The targets there are. A new target is one folder and one line here. */
+
+import { delay } from './delay/target.js';
+import { error } from './error/target.js';
+import { flakey } from './flakey/target.js';
+import { linear } from './linear/target.js';
+import { memory } from './memory/target.js';
+import { striped } from './striped/target.js';
+import type { TargetType } from './target.js';
+import { zero } from './zero/target.js';
+
+/** In the order of their names. */
+export const targetTypes: readonly TargetType[] = [
+  delay,
+  error,
+  flakey,
+  linear,
+  memory,
+  striped,
+  zero,
+];
+
+const byName = new Map(targetTypes.map((type) => [type.name, type]));
+
+/** The target of that name, or null. Case matters, as in the kernel. */
+export function findTarget(name: string): TargetType | null {
+  return byName.get(name) ?? null;
+}
