@@ -5,7 +5,7 @@ import { EINVAL } from './base/errno.js';
 import { MapperError, messageOf } from './base/errors.js';
 import { type LogLevel, logLevels } from './control/log.js';
 import { nameProblem } from './control/names.js';
-import type { EngineChoice } from './queue/queue.js';
+import type { EngineChoice } from './engine/choose.js';
 
 export const defaultPort = 10809;
 export const defaultHost = '127.0.0.1';

@@ -6,6 +6,7 @@
 
 import { ENOENT, ENOSYS } from '../../src/base/errno.js';
 import { MapperError } from '../../src/base/errors.js';
+import { timerMilliseconds } from '../../src/base/limits.js';
 import { Arena } from '../../src/engine/arena.js';
 import type {
   Completion,
@@ -62,6 +63,9 @@ export class FakeEngine implements Engine {
   }
 
   timer(milliseconds: number, completion: Completion): Timer {
+    if (!(milliseconds >= 0 && milliseconds <= timerMilliseconds)) {
+      throw new RangeError(`a timer of ${milliseconds} ms`);
+    }
     const timer = { due: this.now + milliseconds, number: this.#number++, completion };
     this.#timers.push(timer);
     this.#timers.sort((a, b) => a.due - b.due || a.number - b.number);

@@ -1,6 +1,6 @@
 /**
- * The least of a device: sends Ios to one target as the device layer does, in pieces that the target
- * wants to see, and checks that each ends once. Offsets here count from the target's first byte.
+ * The least of a device: sends Ios to one target as the device layer does, in pieces that it wants
+ * to see, and checks that each ends once. Offsets here count from the target's first byte.
  */
 
 import type { Backing } from '../../src/backing/backing.js';
@@ -89,12 +89,17 @@ export class MiniDevice implements IoOwner {
 
   async read(offset: number, length: number, flags = 0): Promise<ReadResult> {
     const { arena } = this.#harness.engine;
-    const memory = arena.allocate(length);
-    arena.bytes.fill(untouched, memory, memory + length);
+    // Two bytes more, so that data before or behind the buffer shows.
+    const block = arena.allocate(length + 2);
+    const memory = block + 1;
+    arena.bytes.fill(untouched, block, memory + length + 1);
     const extents = new ExtentList(16);
     const ended = await this.#run(READ, offset, length, { flags, memory, extents });
     const data = Buffer.from(arena.bytes.slice(memory, memory + length));
-    arena.free(memory, length);
+    if (arena.bytes[block] !== untouched || arena.bytes[memory + length] !== untouched) {
+      throw new Error('a read has written outside of its buffer');
+    }
+    arena.free(block, length + 2);
     return { ...ended, data, extents: pairs(extents) };
   }
 

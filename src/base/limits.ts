@@ -143,3 +143,5 @@ export const blockingBytesMax = 256 * KiB;
 export const blockingDepthMax = 16;
 /** What Node reads ahead from a socket that nobody receives from, give or take one chunk. */
 export const socketReadAheadBytes = 64 * KiB;
+/** A signal that comes again this soon is the same one told twice (npm and the terminal both do). */
+export const signalRepeatMilliseconds = 500;

@@ -58,11 +58,17 @@ export class Catalogue {
   readonly #broken = new Map<string, StateProblem>();
   readonly #lock = new KeyedLock();
 
-  /** Without a store nothing is written anywhere. */
-  constructor(queue: QueueCalls, store: Store | null, log: Log) {
+  readonly #allReadOnly: boolean;
+
+  /**
+   * Without a store nothing is written anywhere. `allReadOnly`: every device refuses writes,
+   * whatever its file says; files do not change for it.
+   */
+  constructor(queue: QueueCalls, store: Store | null, log: Log, allReadOnly = false) {
     this.#queue = queue;
     this.#store = store;
     this.#log = log;
+    this.#allReadOnly = allReadOnly;
   }
 
   /**
@@ -223,8 +229,12 @@ export class Catalogue {
     // that is there already stays as it is: the queue refuses a second of its name.
     if (known === undefined) this.#entries.set(name, entry);
     try {
-      const params = table === null ? { name, readOnly } : { name, readOnly, table };
-      entry.counters = (await this.#queue.call('create', params)).counters;
+      const params = { name, readOnly: readOnly || this.#allReadOnly };
+      const created = await this.#queue.call(
+        'create',
+        table === null ? params : { ...params, table },
+      );
+      entry.counters = created.counters;
       this.#entries.set(name, entry);
       return entry;
     } catch (error) {

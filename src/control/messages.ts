@@ -101,7 +101,7 @@ export interface Version {
   /** Counts changes of this protocol that a client must know of. */
   protocol: number;
   engine: string;
-  /** Why it is not the other engine, if that was not asked for. */
+  /** Why it is not uring, if it is not. */
   engineReason: string | null;
   node: string;
   pid: number;

@@ -1,10 +1,6 @@
 /**
  * The main thread's side of the queue thread: starts the worker, asks it (`call`), passes on what it
- * tells. What crosses between the threads:
- *
- *   worker, first    { ready: { engine, reason, wakeFd } }
- *   main             { id, command, params }
- *   worker           { id, result } or { id, error: { errno, message } } or a QueueEvent
+ * tells. What crosses between the threads is in mailbox.ts.
  *
  * With the uring engine the worker sleeps in the kernel, where no message port wakes it: after each
  * message main writes one byte into a pipe that is in its ring (`wakeFd`).
@@ -12,31 +8,11 @@
 
 import { writeSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
-import { EIO, ESHUTDOWN } from '../base/errno.js';
+import { EIO, ENOSYS, ESHUTDOWN } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
+import type { EngineChoice } from '../engine/choose.js';
 import type { QueueCommand, QueueCommands, QueueEvent } from './commands.js';
-
-export type EngineChoice = 'auto' | 'uring' | 'node';
-
-/** What the worker says when it can take commands. */
-export interface QueueReady {
-  engine: 'uring' | 'node';
-  /** Why it is not the other engine; null if it was asked for by name. */
-  reason: string | null;
-  wakeFd: number | null;
-}
-
-export interface QueueRequest<C extends QueueCommand = QueueCommand> {
-  id: number;
-  command: C;
-  params: QueueCommands[C]['params'];
-}
-
-export type QueueReply =
-  | { id: number; result: unknown }
-  | { id: number; error: { errno: number; message: string } };
-
-type FromWorker = { ready: QueueReady } | QueueReply | QueueEvent;
+import type { Call, FromQueue, Ready } from './mailbox.js';
 
 export interface QueueListener {
   event(event: QueueEvent): void;
@@ -58,7 +34,8 @@ interface Waiter {
 }
 
 export class Queue implements QueueCalls {
-  readonly engine: 'uring' | 'node';
+  readonly engine: string;
+  /** Why it is not uring, if it is not. */
   readonly engineReason: string | null;
   readonly #worker: Worker;
   readonly #wakeFd: number | null;
@@ -85,8 +62,9 @@ export class Queue implements QueueCalls {
         reject(new MapperError(EIO, `queue thread ended with code ${code} before it was ready`));
       };
       // Events may come before it is ready: it logs why it took an engine, say.
-      const first = (message: FromWorker): void => {
+      const first = (message: FromQueue): void => {
         if ('event' in message) listener.event(message);
+        if ('failed' in message) failed(new MapperError(ENOSYS, message.failed));
         if (!('ready' in message)) return;
         worker.off('message', first).off('error', failed).off('exit', exited);
         resolve(new Queue(worker, message.ready, listener));
@@ -95,13 +73,13 @@ export class Queue implements QueueCalls {
     });
   }
 
-  private constructor(worker: Worker, ready: QueueReady, listener: QueueListener) {
+  private constructor(worker: Worker, ready: Ready['ready'], listener: QueueListener) {
     this.engine = ready.engine;
     this.engineReason = ready.reason;
     this.#worker = worker;
     this.#wakeFd = ready.wakeFd;
     this.#listener = listener;
-    worker.on('message', (message: FromWorker) => this.#received(message));
+    worker.on('message', (message: FromQueue) => this.#received(message));
     worker.on('error', (error) => this.#gone(error));
     worker.on('exit', (code) => {
       this.#gone(new MapperError(EIO, `queue thread ended with code ${code}`));
@@ -118,7 +96,7 @@ export class Queue implements QueueCalls {
     return new Promise((resolve, reject) => {
       const settle = resolve as (result: unknown) => void;
       this.#waiters.set(id, { resolve: settle, reject });
-      const request: QueueRequest<C> = { id, command, params };
+      const request: Call = { id, command, params };
       try {
         this.#worker.postMessage(request);
       } catch (error) {
@@ -152,7 +130,7 @@ export class Queue implements QueueCalls {
     }
   }
 
-  #received(message: FromWorker): void {
+  #received(message: FromQueue): void {
     if ('event' in message) this.#listener.event(message);
     if (!('id' in message)) return;
     const waiter = this.#waiters.get(message.id);

@@ -92,7 +92,7 @@ export class ArgumentReader {
     const word = this.next();
     const count = parseNumber(word, bounds);
     if (count > this.left) {
-      throw badArgument(bounds.text, quoted(word), `at most the ${this.left} words that follow`);
+      throw badArgument(bounds.text, quoted(word), `at most ${this.left}, all that follow`);
     }
     return count;
   }

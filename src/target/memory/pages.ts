@@ -38,6 +38,11 @@ export class PageMap {
     this.#budget = budget;
   }
 
+  /** Leaves in memory: those that hold pages. */
+  get leafCount(): number {
+    return this.#leaves.size;
+  }
+
   /** Copies the range into `target` at `targetAt`. */
   read(offset: number, length: number, target: Buffer, targetAt: number): void {
     const end = offset + length;
@@ -149,7 +154,7 @@ export class PageMap {
     return missing <= leftBytes;
   }
 
-  /** The page's own buffer, made if need be; null if it cannot. `whole`: all will be overwritten. */
+  /** The page's own buffer, made if need be; null if it cannot. `whole`: all is overwritten. */
   #writable(page: number, whole: boolean): Buffer | null {
     const found = this.#page(page);
     if (found !== null && found !== zeroPage) return found;
@@ -185,12 +190,11 @@ export class PageMap {
     if (last - first < this.#leaves.size) {
       for (let number = first; number <= last; number++) this.#freeIn(number, offset, end, zero);
     } else {
-      for (const number of this.#leaves.keys()) {
-        if (number >= first && number <= last) this.#freeIn(number, offset, end, zero);
-      }
+      for (const number of this.#leaves.keys()) this.#freeIn(number, offset, end, zero);
     }
   }
 
+  /** Frees the part of the range that lies in that leaf, if any does. */
   #freeIn(number: number, offset: number, end: number, zero: boolean): void {
     const leaf = this.#leaves.get(number);
     if (leaf === undefined) return;

@@ -6,8 +6,8 @@
  *   chunk of the stripe   0  0  0  1  1  1  2
  *
  * Offsets pass 2^32, where JavaScript's bit operators lose the upper half, so the chunk is found by
- * dividing doubles, whether or not the sizes are powers of two. That is exact: below 2^53 a quotient
- * of integers that is not an integer never rounds up to the next one.
+ * dividing doubles, whether or not the sizes are powers of two. That is exact: below 2^53 a
+ * quotient of integers that is not an integer never rounds up to the next one.
  */
 
 import { type Backing, commonFeatures, type Features } from '../../backing/backing.js';

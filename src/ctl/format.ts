@@ -1,0 +1,158 @@
+/** Replies as dmsetup prints them; each function gives whole lines. */
+
+import { formatBytes, formatMicroseconds } from '../base/sizes.js';
+import type { DeviceLines, EventParams, NamedStats, Version } from '../control/messages.js';
+import type { LatencyStats } from '../device/counters.js';
+import type { DeviceInfo, TableLine, TargetVersion } from '../queue/commands.js';
+
+const noDevices = 'No devices found\n';
+
+/** `0 2097152 linear /srv/vol0.img 0`, without a device's name. */
+export function formatLines(lines: readonly TableLine[]): string {
+  return lines.map((line) => `${lineText(line)}\n`).join('');
+}
+
+/** `vol0: 0 2097152 linear ...`; a device without a table has its name alone. */
+export function formatNamedLines(devices: readonly DeviceLines[]): string {
+  if (devices.length === 0) return noDevices;
+  const all = devices.map(({ name, lines }) => {
+    if (lines.length === 0) return `${name}: \n`;
+    return lines.map((line) => `${name}: ${lineText(line)}\n`).join('');
+  });
+  return all.join('');
+}
+
+function lineText(line: TableLine): string {
+  const words = line.words === '' ? '' : ` ${line.words}`;
+  return `${line.beginSectors} ${line.lengthSectors} ${line.type}${words}`;
+}
+
+/** dmsetup's block for each device, an empty line between them. */
+export function formatInfo(devices: readonly DeviceInfo[]): string {
+  if (devices.length === 0) return noDevices;
+  return devices.map(infoBlock).join('\n');
+}
+
+function infoBlock(device: DeviceInfo): string {
+  const rows: [string, string | number][] = [
+    ['Name', device.name],
+    ['State', device.state + (device.readOnly ? ' (READ-ONLY)' : '')],
+    ['Tables present', device.tables],
+    ['Open count', device.openCount],
+    ['Event number', device.eventNumber],
+    ['Number of targets', device.targetCount],
+    ['Size', `${device.sizeSectors} sectors (${formatBytes(device.sizeSectors * 512)})`],
+    ['In flight', device.inFlight],
+  ];
+  if (device.dependencies.length > 0) rows.push(['Stands on', device.dependencies.join(', ')]);
+  return rows.map(([title, value]) => `${`${title}:`.padEnd(19)}${value}\n`).join('');
+}
+
+/** One line a device; `Stat` has dmsetup's letters: Live, Inactive, suspended, read-only or write. */
+export function formatInfoColumns(devices: readonly DeviceInfo[]): string {
+  if (devices.length === 0) return noDevices;
+  const rows = devices.map((device) => [
+    device.name,
+    statLetters(device),
+    `${device.openCount}`,
+    `${device.targetCount}`,
+    `${device.eventNumber}`,
+    `${device.sizeSectors}`,
+  ]);
+  return formatColumns([['Name', 'Stat', 'Open', 'Targ', 'Event', 'Sectors'], ...rows]);
+}
+
+function statLetters(device: DeviceInfo): string {
+  // "INACTIVE" does not have the letters of "LIVE" in it.
+  const live = device.tables.includes('LIVE') ? 'L' : '-';
+  const inactive = device.tables.includes('INACTIVE') ? 'I' : '-';
+  const suspended = device.state === 'SUSPENDED' ? 's' : '-';
+  return live + inactive + suspended + (device.readOnly ? 'r' : 'w');
+}
+
+/** Left-aligned, as wide as their widest. */
+function formatColumns(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0]?.map((_, at) => Math.max(...rows.map((row) => row[at]?.length ?? 0)));
+  return rows
+    .map(
+      (row) =>
+        `${row
+          .map((cell, at) => cell.padEnd(widths?.[at] ?? 0))
+          .join(' ')
+          .trimEnd()}\n`,
+    )
+    .join('');
+}
+
+export function formatList(devices: readonly DeviceInfo[]): string {
+  if (devices.length === 0) return noDevices;
+  return devices.map((device) => `${device.name}\t(open: ${device.openCount})\n`).join('');
+}
+
+/** `1 dependencies  : (vol0)`, with the device's name in front where all were asked for. */
+export function formatDependencies(devices: readonly DeviceInfo[], named: boolean): string {
+  if (devices.length === 0) return noDevices;
+  const lines = devices.map(({ name, dependencies }) => {
+    const all = dependencies.map((one) => ` (${one})`).join('');
+    return `${named ? `${name}: ` : ''}${dependencies.length} dependencies\t:${all}\n`;
+  });
+  return lines.join('');
+}
+
+export function formatTargets(targets: readonly TargetVersion[]): string {
+  return targets.map(({ name, version }) => `${name.padEnd(16)} v${version.join('.')}\n`).join('');
+}
+
+export function formatVersion(client: string, daemon: Version): string {
+  const reason = daemon.engineReason === null ? '' : ` (${daemon.engineReason})`;
+  return [
+    `mapperctl version: ${client}`,
+    `mapperd version:   ${daemon.version}`,
+    `Protocol:          ${daemon.protocol}`,
+    `Engine:            ${daemon.engine}${reason}`,
+    `Process:           ${daemon.pid}, Node ${daemon.node}\n`,
+  ].join('\n');
+}
+
+/** A block for each device: a line for each kind of request, then what is under way. */
+export function formatStats(devices: readonly NamedStats[]): string {
+  if (devices.length === 0) return noDevices;
+  return devices.map(statsBlock).join('\n');
+}
+
+function statsBlock(stats: NamedStats): string {
+  const { latency } = stats;
+  const rows: string[][] = [
+    ['', 'requests', 'bytes', 'mean', 'p50', 'p99', 'max'],
+    ['read', `${stats.reads}`, formatBytes(stats.readBytes), ...latencyCells(latency.read)],
+    ['write', `${stats.writes}`, formatBytes(stats.writeBytes), ...latencyCells(latency.write)],
+    ['flush', `${stats.flushes}`, '', ...latencyCells(latency.flush)],
+    ['trim', `${stats.trims}`, formatBytes(stats.trimBytes), '', '', '', ''],
+    ['zero', `${stats.zeroes}`, formatBytes(stats.zeroBytes), '', '', '', ''],
+  ];
+  const indented = formatColumns(rows).replace(/^/gm, '  ').trimEnd();
+  return `${stats.name}: ${stats.inFlight} in flight, ${stats.errors} errors\n${indented}\n`;
+}
+
+function latencyCells(latency: LatencyStats): string[] {
+  if (latency.count === 0) return ['-', '-', '-', '-'];
+  return [
+    latency.meanMicroseconds,
+    latency.p50Microseconds,
+    latency.p99Microseconds,
+    latency.maxMicroseconds,
+  ].map(formatMicroseconds);
+}
+
+/** `2026-11-21T12:00:00.000Z device vol0 suspend` */
+export function formatEvent(event: EventParams): string {
+  const { time } = event;
+  switch (event.event) {
+    case 'device':
+      return `${time} device ${event.name} ${event.what}\n`;
+    case 'connection':
+      return `${time} connection ${event.device ?? '-'} ${event.what} ${event.peer}\n`;
+    case 'log':
+      return `${time} log ${event.level} ${event.text} ${JSON.stringify(event.fields)}\n`;
+  }
+}
