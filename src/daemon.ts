@@ -267,6 +267,8 @@ class Daemon {
       : 'mapperctl';
     const usual = control === null || control === defaultControlPath();
     const socket = usual ? '' : ` -c ${quoteShell(control)}`;
+    // Nobody need read them.
+    process.stdout.on('error', () => {});
     process.stdout.write(attachLines(device, addresses, command + socket));
   }
 

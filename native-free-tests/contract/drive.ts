@@ -27,7 +27,7 @@ import type {
 import type { PeerAnswer, PeerRequest } from './peer.js';
 
 /** A body that waits longer than this waits for something that will not come. */
-const stuckMilliseconds = 30_000;
+const stuckMilliseconds = 20_000;
 /** How long to watch for completions that are called a second time. */
 const lateMilliseconds = 3;
 
@@ -53,7 +53,10 @@ export async function drive(engine: Engine, body: (io: Harness) => Promise<void>
   };
   engine.timer(0, start);
   await engine.run();
-  if (io.failure !== null) throw io.failure.error;
+  if (io.failure !== null) {
+    io.abandon();
+    throw io.failure.error;
+  }
 }
 
 /** An operation of the engine as a promise. */
@@ -83,6 +86,7 @@ export class Harness {
   /** Completions handed out and not called yet. */
   underWay = 0;
   failure: { readonly error: unknown } | null = null;
+  readonly #open: (() => void)[] = [];
 
   constructor(engine: Engine) {
     this.engine = engine;
@@ -117,6 +121,21 @@ export class Harness {
 
   send(socket: EngineSocket, vector: SendVector): Promise<number> {
     return this.wait((completion) => socket.send(vector, completion));
+  }
+
+  /** What has to be ended, should the test fail, for the process to end. */
+  onFailure(end: () => void): void {
+    this.#open.push(end);
+  }
+
+  abandon(): void {
+    for (const end of this.#open) {
+      try {
+        end();
+      } catch {
+        // It was closed before, or the engine is in no state to do it.
+      }
+    }
   }
 
   /** Ends the test, with this error unless there was one before. */
@@ -168,8 +187,10 @@ export async function connected(
 ): Promise<Connected> {
   const connections = new Connections(io);
   const listener = await io.engine.listen(address, connections);
+  io.onFailure(() => listener.close());
   const { value, text } = await peer.ask(io, { verb: 'connect', address: listener.address });
   const accepted = await connections.next();
+  io.onFailure(() => accepted.socket.shutdown());
   return { ...accepted, listener, connection: value, peerAddress: text };
 }
 
@@ -179,6 +200,8 @@ export class Peer {
   readonly #port: MessagePort;
   readonly #awaited = new Map<number, Deferred<PeerAnswer>>();
   #asked = 0;
+  /** The test that asks. What one that failed still awaited is forgotten with it. */
+  #io: Harness | null = null;
 
   constructor() {
     const { port1, port2 } = new MessageChannel();
@@ -195,6 +218,8 @@ export class Peer {
   answer(io: Harness, request: PeerRequest): Promise<PeerAnswer> {
     const id = this.#asked++;
     const awaited = new Deferred<PeerAnswer>(io.engine);
+    if (this.#io !== io) this.#awaited.clear();
+    this.#io = io;
     if (this.#awaited.size === 0) this.#look(io);
     this.#awaited.set(id, awaited);
     this.#port.postMessage({ id, request });
@@ -217,14 +242,14 @@ export class Peer {
   #look(io: Harness): void {
     const again: Completion = {
       done: () => {
-        for (;;) {
+        while (this.#io === io) {
           const received = receiveMessageOnPort(this.#port);
           if (received === undefined) break;
           const { id, answer } = received.message as { id: number; answer: PeerAnswer };
           this.#awaited.get(id)?.resolve(answer);
           this.#awaited.delete(id);
         }
-        if (this.#awaited.size > 0) io.engine.timer(1, again);
+        if (this.#awaited.size > 0 && this.#io === io) io.engine.timer(1, again);
       },
     };
     io.engine.timer(1, again);

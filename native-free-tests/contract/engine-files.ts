@@ -209,13 +209,13 @@ export function fileTests(t: Test, makeEngine: MakeEngine): void {
     await drive(await makeEngine(), async (io) => {
       const file = io.engine.open(name, buffered);
       const memory = io.memory(512);
-      const links = 30_000;
+      const links = 60_000;
       let left = links;
       const result = await io.wait((completion) => {
         const link: Completion = {
           done: (moved) => {
             if (moved !== 512 || --left === 0) completion.done(moved);
-            else if (left % 2 === 0) file.write(512 * (left % 64), memory, 512, 0, link);
+            else if (left > links / 2) file.write(512 * (left % 64), memory, 512, 0, link);
             else file.read(512 * (left % 64), memory, 512, link);
           },
         };

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -19,7 +19,15 @@ const over = (name: string, ...beneath: string[]): StoredDevice => ({
   table: beneath.map((one, at) => `${8 * at} 8 linear dm:${one} 0`).join('\n'),
   readOnly: false,
 });
-const newDirectory = (): string => mkdtempSync(join(tmpdir(), 'mapperd-state-'));
+const directories: string[] = [];
+function newDirectory(): string {
+  const path = mkdtempSync(join(tmpdir(), 'mapperd-state-'));
+  directories.push(path);
+  return path;
+}
+t.teardown(() => {
+  for (const path of directories) rmSync(path, { recursive: true });
+});
 
 /** Loaded devices without what is only in the file: header and comments. */
 function plain(devices: readonly StoredDevice[]): StoredDevice[] {

@@ -11,6 +11,7 @@
 import { assert } from '../base/assert.js';
 import { EIO, EOPNOTSUPP, errnoName } from '../base/errno.js';
 import { blockBytesMax } from '../base/limits.js';
+import type { ErrorLog } from '../device/error-log.js';
 import { EXTENT_HOLE, EXTENT_ZERO } from '../device/extent-list.js';
 import {
   FLAG_FAST,
@@ -29,7 +30,6 @@ import {
   ZERO,
 } from '../device/io.js';
 import { type Engine, type EngineFile, FUA } from '../engine/engine.js';
-import type { ErrorLog } from '../device/error-log.js';
 import type { Features } from './backing.js';
 import type { HoleCache } from './hole-cache.js';
 

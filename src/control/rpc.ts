@@ -105,6 +105,11 @@ export class Rpc<Context> {
     if (method === undefined) {
       return { error: { code: METHOD_NOT_FOUND, message: `no method ${JSON.stringify(name)}` } };
     }
+    // To valibot an array is an object.
+    if (Array.isArray(params)) {
+      const message = `${name}: wanted parameters by name, in an object, found an array`;
+      return { error: { code: INVALID_PARAMS, message } };
+    }
     const parsed = v.safeParse(method.schema, params, { abortEarly: true });
     if (!parsed.success) {
       const message = `${name}: ${issueText(parsed.issues[0])}`;

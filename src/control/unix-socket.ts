@@ -4,15 +4,18 @@
  * that is closed to others. Link refuses a path that is taken, so two that start at the same time
  * cannot both have it.
  *
- * A path that is taken is asked (connect): a live owner is left alone; a socket that nobody listens
- * on any more is moved aside, asked again there, and only then deleted.
+ * A path that is taken is asked (connect): a live owner is left alone, a socket that nobody listens
+ * on any more makes way. Asking and removing belong together, so whoever does it holds an abstract
+ * socket named after the path meanwhile, which the kernel gives to one at a time and takes back from
+ * the dead.
  */
 
-import { randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { lstatSync, unlinkSync } from 'node:fs';
-import { chmod, link, lstat, mkdtemp, rename, rmdir, unlink } from 'node:fs/promises';
-import { connect, type Server, type Socket } from 'node:net';
-import { basename, dirname, join, relative, resolve } from 'node:path';
+import { chmod, link, mkdtemp, rmdir, unlink } from 'node:fs/promises';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { basename, dirname, relative, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { EBUSY, EINVAL, errnoOf } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { probeMilliseconds, socketPathBytes } from '../base/limits.js';
@@ -97,38 +100,69 @@ async function linkTo(hidden: string, path: string): Promise<void> {
   try {
     await link(hidden, path);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-    await removeStaleSocket(path);
-    await link(hidden, path);
+    if (!isCode(error, 'EEXIST')) throw error;
+    await takingOver(path, async () => {
+      await removeStale(path);
+      try {
+        await link(hidden, path);
+      } catch (again) {
+        // Somebody found the path free in the moment since.
+        throw isCode(again, 'EEXIST') ? inUse(path) : again;
+      }
+    });
   }
 }
 
 /**
- * Makes way at `path` for a new socket. Throws MapperError EBUSY when a process listens there,
+ * Makes way at `path` for a new socket. Throws MapperError: EBUSY when a process listens there,
  * EINVAL when it is no socket at all.
  */
 export async function removeStaleSocket(path: string): Promise<void> {
-  const found = await lstat(path).catch(() => null);
-  if (found === null) return;
+  if (identityOf(path) !== null) await takingOver(path, () => removeStale(path));
+}
+
+/** Runs `work` while nobody else takes a socket's place at that path. */
+async function takingOver<T>(path: string, work: () => Promise<T>): Promise<T> {
+  const full = resolve(path);
+  const place = `${identityOf(dirname(full))}/${basename(full)}`;
+  const name = createHash('sha256').update(place).digest('hex').slice(0, 32);
+  const deadline = performance.now() + probeMilliseconds;
+  for (;;) {
+    const mutex = createServer();
+    try {
+      await listening(mutex, `\0mapperd-takeover-${name}`);
+    } catch (error) {
+      if (!isCode(error, 'EADDRINUSE') || performance.now() > deadline) throw error;
+      await sleep(5);
+      continue;
+    }
+    try {
+      return await work();
+    } finally {
+      await new Promise((resolve) => mutex.close(resolve));
+    }
+  }
+}
+
+async function removeStale(path: string): Promise<void> {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (found === undefined) return;
   if (!found.isSocket()) {
     throw new MapperError(EINVAL, `"${path}" is there and is no socket: it is left alone`);
   }
-  const inUse = new MapperError(EBUSY, `socket "${path}" is in use by another process`);
-  if (await isLive(path)) throw inUse;
-  const aside = join(dirname(path), `.${randomBytes(3).toString('hex')}`);
-  try {
-    await rename(path, aside);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
-    throw error;
-  }
-  // Another starter may have put a live socket there between the question and the move.
-  if (await isLive(aside)) {
-    await link(aside, path).catch(() => {});
-    await unlink(aside).catch(() => {});
-    throw inUse;
-  }
-  await unlink(aside);
+  const identity = identityOf(path);
+  if (await isLive(path)) throw inUse(path);
+  // Another network namespace does not see who is taking over; what it put here is left alone.
+  if (identityOf(path) !== identity) throw inUse(path);
+  await unlink(path);
+}
+
+function inUse(path: string): MapperError {
+  return new MapperError(EBUSY, `socket "${path}" is in use by another process`);
+}
+
+function isCode(error: unknown, code: string): boolean {
+  return (error as NodeJS.ErrnoException).code === code;
 }
 
 async function isLive(path: string): Promise<boolean> {

@@ -8,6 +8,7 @@
  *   resume     inactive table -> live; the old one is destroyed; waiting requests go on
  */
 
+import type { Backing } from '../backing/backing.js';
 import { Deferred } from '../base/deferred.js';
 import { EINVAL, EIO, ENXIO } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
@@ -17,7 +18,6 @@ import { Counters } from './counters.js';
 import { FLUSH, type Io, type IoAccount, type IoOwner, type IoPool } from './io.js';
 import { FlushAll, pieceEnd, type SplitPool } from './split.js';
 import type { Slot, Table } from './table.js';
-import type { Backing } from '../backing/backing.js';
 
 /** What devices share: the queue's engine and pools. */
 export interface DeviceContext {
@@ -165,6 +165,7 @@ export class Device implements IoAccount {
   async suspend(noFlush: boolean): Promise<void> {
     if (this.suspended) return;
     this.suspended = true;
+    for (const slot of this.live?.slots ?? []) slot.target.suspending?.();
     if (this.#inside > 0) {
       this.#drained = new Deferred(this.#engine);
       await this.#drained.promise;
@@ -230,6 +231,21 @@ export class Device implements IoAccount {
         this.#inside++;
         this.#route(io);
       }
+      io = next;
+    }
+  }
+
+  /** The daemon goes down: what waits for a resume will not see one. */
+  failWaiting(errno: number): void {
+    let io = this.#waitingFirst;
+    this.#waitingFirst = null;
+    this.#waitingLast = null;
+    while (io !== null) {
+      const next = io.next;
+      io.next = null;
+      this.#waiting--;
+      this.#inside++;
+      io.complete(errno);
       io = next;
     }
   }

@@ -3,6 +3,7 @@
  * less the text around them. Every command on one device runs after the one before it has ended.
  */
 
+import { DeviceBacking } from '../backing/device.js';
 import { Backings, dependencies } from '../backing/open.js';
 import { EBUSY, EEXIST, EINVAL, ENXIO } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
@@ -10,7 +11,6 @@ import { deviceNameBytes, devices as devicesMax } from '../base/limits.js';
 import type { Engine } from '../engine/engine.js';
 import type { DeviceInfo, TableLine } from '../queue/commands.js';
 import { type Log, unrecognisedMessage } from '../target/target.js';
-import { DeviceBacking } from '../backing/device.js';
 import { Device, targetAt } from './device.js';
 import type { IoPool } from './io.js';
 import { SplitPool } from './split.js';

@@ -11,7 +11,15 @@
 
 import { EIO } from '../base/errno.js';
 import { splitParts } from '../base/limits.js';
-import { FLAG_FUA, FLAG_HOLES_OK, FLAG_ONE, type Io, type IoOwner, type IoPool, STATUS } from './io.js';
+import {
+  FLAG_FUA,
+  FLAG_HOLES_OK,
+  FLAG_ONE,
+  type Io,
+  type IoOwner,
+  type IoPool,
+  STATUS,
+} from './io.js';
 import type { Slot, Table } from './table.js';
 
 /** Bytes from `offset` to where the slot wants a piece to end. */

@@ -49,6 +49,10 @@ export class Arena {
   /** Page numbers of free blocks, for each order. */
   readonly #free: Int32Array[] = [];
   readonly #freeCount = new Int32Array(orders);
+  /** For the first page of each block that is out: its order and one. Otherwise 0. */
+  readonly #out: Uint8Array;
+  /** A block has come back since blocks were last joined: it takes milliseconds, so not in vain. */
+  #mayJoin = false;
   #copyNative: ((target: number, source: number, length: number) => void) | null = null;
 
   constructor(size: number) {
@@ -59,6 +63,7 @@ export class Arena {
     this.bytes = new Uint8Array(memory.buffer);
     this.view = new DataView(memory.buffer);
     this.words = new Int32Array(memory.buffer);
+    this.#out = new Uint8Array(size / blockBytesMin);
     for (let order = 0; order < orders; order++) {
       this.#free.push(new Int32Array(size / (blockBytesMin << order)));
     }
@@ -75,6 +80,8 @@ export class Arena {
     if (page < 0) {
       page = this.#halve(order);
       if (page < 0) {
+        if (!this.#mayJoin) return -1;
+        this.#mayJoin = false;
         this.#join();
         page = this.#pop(order);
         if (page < 0) page = this.#halve(order);
@@ -82,16 +89,19 @@ export class Arena {
       }
     }
     this.inUse += blockBytesMin << order;
+    this.#out[page] = order + 1;
     return page * blockBytesMin;
   }
 
   /** Gives back a block that was allocated with the same number of bytes. */
   free(offset: number, bytes: number): void {
     const order = orderOf(bytes);
-    assert(offset > 0 && offset % (blockBytesMin << order) === 0, 'a block starts at its size');
+    const page = offset / blockBytesMin;
+    assert(this.#out[page] === order + 1, 'a block comes back once, with its own size');
+    this.#out[page] = 0;
+    this.#mayJoin = true;
     this.inUse -= blockBytesMin << order;
-    assert(this.inUse >= 0, 'more blocks came back than went out');
-    this.#push(order, offset / blockBytesMin);
+    this.#push(order, page);
   }
 
   /** Copies within the arena. Ranges may overlap only if target < source. */
@@ -118,9 +128,7 @@ export class Arena {
 
   #push(order: number, page: number): void {
     const count = this.#freeCount[order] as number;
-    const stack = this.#free[order] as Int32Array;
-    assert(count < stack.length, 'a block came back twice');
-    stack[count] = page;
+    (this.#free[order] as Int32Array)[count] = page;
     this.#freeCount[order] = count + 1;
   }
 

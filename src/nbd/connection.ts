@@ -9,6 +9,8 @@
  * or handshake replies wait to be sent, so a client that does not read stops being read from.
  */
 
+import { assert } from '../base/assert.js';
+import { errnoName } from '../base/errno.js';
 import {
   blockBytesMin,
   disconnectMilliseconds,
@@ -17,8 +19,6 @@ import {
   receiveBytesMin,
   receiveWindows,
 } from '../base/limits.js';
-import { assert } from '../base/assert.js';
-import { errnoName } from '../base/errno.js';
 import type { Device, DeviceUser } from '../device/device.js';
 import type { Completion, EngineSocket, Timer, TurnEnd } from '../engine/engine.js';
 import type { ExportDirectory } from './export.js';

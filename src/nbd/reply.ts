@@ -34,9 +34,10 @@ const piecesMax = 2 * Math.max(payloadBytes / blockBytesMax, holesPerRead) + 1;
 
 const encoder = new TextEncoder();
 
-/** The errno as the protocol knows it: no other may go on the wire. */
+/** The errno (0 is success) as the protocol knows it: no other may go on the wire. */
 export function wireError(errno: number, type: number, flags: number): number {
   switch (errno) {
+    case 0:
     case nbd.NBD_EPERM:
     case nbd.NBD_EIO:
     case nbd.NBD_ENOMEM:

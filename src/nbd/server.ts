@@ -1,10 +1,10 @@
 /** Listeners and connections of a queue, and the exports they serve: every device, by its name. */
 
+import { Deferred } from '../base/deferred.js';
 import { connections as connectionsMax, payloadBytes } from '../base/limits.js';
 import type { Device } from '../device/device.js';
 import { ErrorLog } from '../device/error-log.js';
 import type { IoPool } from '../device/io.js';
-import { Deferred } from '../base/deferred.js';
 import type {
   ConnectionHandler,
   Engine,

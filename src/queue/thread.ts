@@ -3,12 +3,17 @@
  * the control thread asks it for things by messages, and reads counters from shared memory.
  */
 
-import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
-import { EIO } from '../base/errno.js';
+import {
+  type MessagePort,
+  parentPort,
+  receiveMessageOnPort,
+  workerData,
+} from 'node:worker_threads';
+import { EIO, ESHUTDOWN } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { arenaBytes } from '../base/limits.js';
-import { DeviceRegistry } from '../device/registry.js';
 import { IoPool } from '../device/io.js';
+import { DeviceRegistry } from '../device/registry.js';
 import { Arena } from '../engine/arena.js';
 import { chooseEngine, type EngineChoice } from '../engine/choose.js';
 import type { Engine } from '../engine/engine.js';
@@ -109,6 +114,7 @@ class Queue {
         return null;
       },
       shutdown: async () => {
+        for (const device of devices.all()) device.failWaiting(ESHUTDOWN);
         await this.#server.shutdown();
         await devices.shutdown();
         return null;

@@ -84,6 +84,8 @@ export interface Target {
   /** The arguments that would create it again. */
   table(): string;
 
+  /** The device is to be suspended: what the target holds back must go now, since it is waited for. */
+  suspending?(): void;
   resume?(): void | Promise<void>;
   suspend?(): void | Promise<void>;
   /** Gives back what `create` took, but for the backings. */

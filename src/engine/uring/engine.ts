@@ -11,8 +11,8 @@
  */
 
 import { setImmediate as nextEventLoopTurn } from 'node:timers/promises';
-import { connections, stallMilliseconds } from '../../base/limits.js';
 import { assert } from '../../base/assert.js';
+import { connections, stallMilliseconds } from '../../base/limits.js';
 import type { Arena } from '../arena.js';
 import type {
   Completion,

@@ -6,13 +6,13 @@
  * a while when one did not (the kernel holds writers up when too many pages are dirty).
  */
 
-import { closeSync, constants, ftruncateSync, fstatSync, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { EAGAIN, EINVAL, ENXIO, EOPNOTSUPP } from '../../base/errno.js';
-import { blockingBytesMax } from '../../base/limits.js';
 import { MapperError } from '../../base/errors.js';
-import { fileIdentity, isRotational, openFile } from '../file-facts.js';
+import { blockingBytesMax } from '../../base/limits.js';
 import { type Completion, type EngineFile, FUA, type OpenOptions } from '../engine.js';
+import { fileIdentity, isRotational, openFile } from '../file-facts.js';
 import { StallGuard } from '../stall-guard.js';
 import type { UringEngine } from './engine.js';
 import { OP_FALLOCATE, OP_FSYNC, OP_READ, OP_WRITE, type Ring } from './ring.js';
@@ -91,7 +91,13 @@ export class UringFile implements EngineFile {
   }
 
   #readsWithoutWaiting(): boolean {
-    const result = this.#system.transferWithFlags(false, this.#fd, new Uint8Array(1), 0, RWF_NOWAIT);
+    const result = this.#system.transferWithFlags(
+      false,
+      this.#fd,
+      new Uint8Array(1),
+      0,
+      RWF_NOWAIT,
+    );
     return result !== -EOPNOTSUPP;
   }
 

@@ -140,7 +140,8 @@ export class Ring {
     const probe = new Uint8Array(16 + 256 * 8);
     const result = this.#system.uringRegister(this.#fd, REGISTER_PROBE, probe, 256);
     if (result < 0) throw new Error(`io_uring cannot be probed: ${errnoName(-result)}`);
-    const supported = (opcode: number): boolean => ((probe[16 + opcode * 8 + 2] as number) & 1) === 1;
+    const supported = (opcode: number): boolean =>
+      ((probe[16 + opcode * 8 + 2] as number) & 1) === 1;
     const missing = opcodesNeeded.filter((opcode) => !supported(opcode));
     if (missing.length > 0) throw new Error(`io_uring lacks operations ${missing.join(', ')}`);
   }

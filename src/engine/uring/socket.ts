@@ -1,6 +1,6 @@
 /** A connected socket on the ring. */
 
-import { type Completion, type EngineSocket, type SendVector } from '../engine.js';
+import type { Completion, EngineSocket, SendVector } from '../engine.js';
 import type { UringEngine } from './engine.js';
 import { OP_RECV, OP_SENDMSG } from './ring.js';
 

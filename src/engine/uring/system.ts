@@ -6,9 +6,9 @@
 
 import type koffiModule from 'koffi';
 import type { LibraryHandle } from 'koffi';
+import { assert } from '../../base/assert.js';
 import { EINTR } from '../../base/errno.js';
 import { MapperError, messageOf } from '../../base/errors.js';
-import { assert } from '../../base/assert.js';
 
 type Koffi = typeof koffiModule;
 
@@ -124,16 +124,15 @@ export class System {
     );
     this.#shutdown = libc.func('int shutdown(int fd, int how)');
     this.#close = libc.func('int close(int fd)');
-    this.#fallocate = libc.func(
-      'int fallocate(int fd, int mode, int64_t offset, int64_t length)',
-    );
+    this.#fallocate = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
     this.#pipe2 = libc.func('int pipe2(_Out_ uint8_t *fds, int flags)');
     this.#ioctl = libc.func('int ioctl(int fd, unsigned long request, _Inout_ uint8_t *argument)');
   }
 
   /** Loads koffi and the C library; throws MapperError with the reason why that cannot be. */
   static async load(): Promise<System> {
-    if (process.platform !== 'linux') throw new Error(`io_uring needs Linux, not ${process.platform}`);
+    if (process.platform !== 'linux')
+      throw new Error(`io_uring needs Linux, not ${process.platform}`);
     try {
       const koffi = (await import('koffi')).default;
       return new System(koffi, koffi.load(null));
@@ -156,7 +155,14 @@ export class System {
     return this.#result(this.#setup(SYS_IO_URING_SETUP, entries, params));
   }
 
-  uringEnter(fd: number, submit: number, wait: number, flags: number, argument: number, size: number): number {
+  uringEnter(
+    fd: number,
+    submit: number,
+    wait: number,
+    flags: number,
+    argument: number,
+    size: number,
+  ): number {
     return this.#result(this.#enter(SYS_IO_URING_ENTER, fd, submit, wait, flags, argument, size));
   }
 

@@ -74,6 +74,8 @@ class DelayTarget implements Target, QueueOwner {
   readonly #writes: DelayClass;
   readonly #flushes: DelayClass;
   #arrivals = 0;
+  /** Between `suspending` and `resume` nothing waits. */
+  #hasty = false;
 
   /** One part is for everything, the second for writes and flushes, the third for flushes. */
   constructor(parts: readonly Part[], engine: Engine) {
@@ -93,13 +95,13 @@ class DelayTarget implements Target, QueueOwner {
     if (io.operation === STATUS) return this.#reads.range.remap(io);
     const kind = io.operation === READ ? this.#reads : this.#writes;
     const result = kind.range.remap(io);
-    return kind.queue === null ? result : this.#delay(io, kind, kind.queue);
+    return kind.queue === null || this.#hasty ? result : this.#delay(io, kind, kind.queue);
   }
 
   flush(io: Io): number {
     const kind = this.#flushes;
     const result = kind.range.remapFlush(io);
-    return kind.queue === null ? result : this.#delay(io, kind, kind.queue);
+    return kind.queue === null || this.#hasty ? result : this.#delay(io, kind, kind.queue);
   }
 
   status(): string {
@@ -108,6 +110,16 @@ class DelayTarget implements Target, QueueOwner {
 
   table(): string {
     return this.#parts.map((part) => `${part.range.words()} ${part.milliseconds}`).join(' ');
+  }
+
+  /** What waits goes now: whoever suspends the device waits for it. */
+  suspending(): void {
+    this.#hasty = true;
+    this.#passOn(Number.POSITIVE_INFINITY);
+  }
+
+  resume(): void {
+    this.#hasty = false;
   }
 
   destroy(): void {
@@ -119,7 +131,10 @@ class DelayTarget implements Target, QueueOwner {
 
   /** QueueOwner: passes on whatever is due, oldest first. */
   expired(): void {
-    const now = this.#engine.now;
+    this.#passOn(this.#engine.now);
+  }
+
+  #passOn(now: number): void {
     let queue = this.#oldestDue(now);
     while (queue !== null) {
       const io = queue.shift();
@@ -148,7 +163,7 @@ class DelayTarget implements Target, QueueOwner {
   #oldestDue(now: number): DelayQueue | null {
     let oldest: DelayQueue | null = null;
     for (const queue of this.#queues) {
-      if (queue.due() > now) continue;
+      if (queue.count === 0 || queue.due() > now) continue;
       if (oldest === null || queue.arrival() < oldest.arrival()) oldest = queue;
     }
     return oldest;

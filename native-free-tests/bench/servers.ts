@@ -1,0 +1,129 @@
+/** The servers that are compared: how each is started on a file and an address. */
+
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import type { EngineChoice } from '../../src/engine/choose.js';
+import type { Command } from './program.js';
+
+export type Address =
+  | { readonly kind: 'unix'; readonly path: string }
+  | { readonly kind: 'tcp'; readonly host: string; readonly port: number };
+
+/** What a server is given to serve. */
+export interface ServedFile {
+  /** Absolute. */
+  readonly path: string;
+  /** A multiple of 1 MiB. */
+  readonly bytes: number;
+}
+
+export interface ServerSpec {
+  /** Its name in the tables: unique within a case. */
+  readonly label: string;
+  /** Ways to start it, the best first; the next is taken where one ends instead of serving. */
+  commands(file: ServedFile, address: Address): readonly Command[];
+  /** The page cache as the server itself leaves it, which each of its runs starts with. */
+  readonly cache: 'warm' | 'dropped';
+  /** How it runs, once it serves: from its standard error and the way in which it was started. */
+  detail?(errors: string, command: Command): string | null;
+  /** Left out where it does not start; without it the case has failed. */
+  readonly optional?: boolean;
+}
+
+const mapperdPath = fileURLToPath(new URL('../../src/mapperd.js', import.meta.url));
+
+export interface MapperdParameters {
+  readonly engine: EngineChoice;
+  readonly label?: string;
+  /** O_DIRECT. */
+  readonly direct?: boolean;
+  /** Table lines over the file, `\n` between them; by default one linear target. */
+  table?(file: ServedFile): string;
+}
+
+export function mapperd(parameters: MapperdParameters): ServerSpec {
+  const { engine, label = 'mapperd', direct = false, table } = parameters;
+  return {
+    label,
+    cache: direct ? 'dropped' : 'warm',
+    commands: (file, address) => {
+      const lines = table?.(file) ?? (direct ? linearTable(file, directWord(file)) : null);
+      const served =
+        lines === null
+          ? [file.path]
+          : ['--device', `bench: ${lines.replaceAll('\n', '; ')}`, '-e', 'bench'];
+      const place =
+        address.kind === 'unix'
+          ? ['-U', address.path]
+          : ['-i', address.host, '-p', `${address.port}`];
+      const args = [mapperdPath, ...place, '--control', 'none', '--engine', engine, ...served];
+      return [{ program: process.execPath, args }];
+    },
+    detail: readyEngine,
+  };
+}
+
+/** Which engine the daemon took, from its log's line "ready". */
+export function readyEngine(log: string): string | null {
+  const match = /^\{.*"engine":"(\w+)".*"msg":"ready"/m.exec(log);
+  return match === null ? null : `engine ${match[1]}`;
+}
+
+export function linearTable(file: ServedFile, word: string): string {
+  return `0 ${file.bytes / 512} linear ${word} 0`;
+}
+
+/** A backing's word for the file with O_DIRECT. */
+export function directWord(file: ServedFile): string {
+  return `${pathToFileURL(file.path).href}?direct=1`;
+}
+
+export interface NbdkitParameters {
+  /** Parameters of the file plugin, `cache=none`. */
+  readonly plugin?: readonly string[];
+}
+
+export function nbdkit({ plugin = [] }: NbdkitParameters = {}): ServerSpec {
+  return {
+    label: ['nbdkit', ...plugin].join(' '),
+    cache: plugin.includes('cache=none') ? 'dropped' : 'warm',
+    optional: plugin.length > 0,
+    commands: (file, address) => {
+      const place =
+        address.kind === 'unix'
+          ? ['-U', address.path]
+          : ['-i', address.host, '-p', `${address.port}`];
+      return [
+        { program: 'nbdkit', args: ['-f', ...place, 'file', `file=${file.path}`, ...plugin] },
+      ];
+    },
+  };
+}
+
+export interface QemuNbdParameters {
+  /** O_DIRECT, by --cache=none. */
+  readonly direct?: boolean;
+}
+
+export function qemuNbd({ direct = false }: QemuNbdParameters = {}): ServerSpec {
+  return {
+    label: direct ? 'qemu-nbd --cache=none' : 'qemu-nbd',
+    cache: direct ? 'dropped' : 'warm',
+    detail: (_errors, { args }) => args.find((arg) => arg.startsWith('--aio='))?.slice(2) ?? null,
+    commands: (file, address) => {
+      const place =
+        address.kind === 'unix'
+          ? ['-k', address.path]
+          : ['-b', address.host, '-p', `${address.port}`];
+      const modes = direct
+        ? [
+            ['--cache=none', '--aio=io_uring'],
+            ['--cache=none', '--aio=native'],
+          ]
+        : [[]];
+      return modes.map((mode) => ({
+        program: 'qemu-nbd',
+        args: ['-f', 'raw', '-t', '-e', '8', ...mode, ...place, file.path],
+      }));
+    },
+  };
+}

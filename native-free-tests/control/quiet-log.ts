@@ -1,0 +1,14 @@
+import type { Log } from '../../src/target/target.js';
+
+/** A log that remembers its texts. */
+export class QuietLog implements Log {
+  readonly texts: string[] = [];
+  debug(): void {}
+  info(): void {}
+  warn(_fields: object, text: string): void {
+    this.texts.push(text);
+  }
+  error(_fields: object, text: string): void {
+    this.texts.push(text);
+  }
+}

@@ -1,0 +1,197 @@
+/**
+ * fio with its nbd engine: everything it writes carries a checksum and is read back. The same load
+ * goes on while tables are changed below it, which a client must notice only as a pause.
+ */
+
+import t, { type Test } from 'tap';
+import {
+  type Daemon,
+  type EngineName,
+  eachEngine,
+  linear,
+  MiB,
+  Scratch,
+  sectorsOf,
+  withDaemon,
+} from './harness.js';
+import { run, succeed } from './programs.js';
+
+interface Direction {
+  total_ios: number;
+  io_bytes: number;
+}
+
+interface Job {
+  error: number;
+  read: Direction;
+  write: Direction;
+  trim: Direction;
+}
+
+const jobs = 4;
+const jobBytes = 8 * MiB;
+const bytes = jobs * jobBytes;
+
+/** Four jobs, each with a part of the device to itself. */
+function options(uri: string, ...more: string[]): string[] {
+  return [
+    '--name=job',
+    '--ioengine=nbd',
+    `--uri=${uri}`,
+    `--numjobs=${jobs}`,
+    `--size=${jobBytes}`,
+    `--offset_increment=${jobBytes}`,
+    '--iodepth=32',
+    '--group_reporting=1',
+    '--output-format=json',
+    ...more,
+  ];
+}
+
+const verify = ['--verify=crc32c', '--verify_fatal=1', '--do_verify=1'];
+
+async function fio(uri: string, ...more: string[]): Promise<Job> {
+  const text = await succeed('fio', options(uri, ...more), { limitSeconds: 120 });
+  return jobOf(text);
+}
+
+/** fio may say something in front of its report. */
+function jobOf(text: string): Job {
+  const report = JSON.parse(text.slice(text.indexOf('{'))) as { jobs: Job[] };
+  const [job] = report.jobs;
+  if (job === undefined || report.jobs.length !== 1) throw new Error(`fio reported ${text}`);
+  return job;
+}
+
+function makeDevices(files: Scratch, engine: EngineName): Record<string, string> {
+  const stripes = ['a', 'b', 'c', 'd'].map((name) => files.sparse(`${name}.img`, jobBytes));
+  const striped = stripes.map((path) => `${path} 0`).join(' ');
+  const direct = files.sparse('direct.img', bytes);
+  return {
+    disk: linear(files.sparse('disk.img', bytes), bytes),
+    memory: `0 ${sectorsOf(bytes)} memory`,
+    striped: `0 ${sectorsOf(bytes)} striped 4 24 ${striped}`.replace(' 24 ', ' 128 '),
+    direct: `0 ${sectorsOf(bytes)} linear file://${direct}?direct=1 0`,
+    engine: engine === 'uring' ? '0 8 zero' : '0 8 memory',
+  };
+}
+
+eachEngine(t, 'fio', ['fio'], async (t, engine) => {
+  const files = new Scratch(t);
+  await withDaemon(t, { engine, devices: makeDevices(files, engine) }, async (daemon) => {
+    for (const name of ['disk', 'memory', 'striped', 'direct']) {
+      await t.test(`random reads and writes, verified: ${name}`, async (t) => {
+        const uri = name === 'memory' ? daemon.tcpUri(name) : daemon.uri(name);
+        const job = await fio(uri, '--rw=randrw', '--bs=4k', ...verify);
+        t.equal(job.error, 0);
+        t.ok(job.write.total_ios > 0, 'it wrote');
+        t.ok(job.read.total_ios >= bytes / 4096, 'it read all and what it wrote');
+      });
+    }
+    await t.test('blocks of mixed sizes, unaligned, verified', async (t) => {
+      const job = await fio(
+        daemon.uri('striped'),
+        '--rw=randwrite',
+        '--bsrange=512-96k',
+        ...verify,
+      );
+      t.equal(job.error, 0);
+    });
+    await t.test('128 KiB one after the other, verified', async (t) => {
+      for (const name of ['disk', 'direct', 'striped']) {
+        const job = await fio(daemon.uri(name), '--rw=write', '--bs=128k', ...verify);
+        t.match(job, { error: 0, write: { io_bytes: bytes }, read: { io_bytes: bytes } }, name);
+      }
+    });
+    await t.test('syncs between writes', async (t) => {
+      const job = await fio(
+        daemon.uri('disk'),
+        '--rw=randwrite',
+        '--bs=16k',
+        '--fsync=8',
+        ...verify,
+      );
+      t.equal(job.error, 0);
+    });
+    await t.test('random trims', async (t) => {
+      const job = await fio(daemon.tcpUri('memory'), '--rw=randtrim', '--bs=64k');
+      t.match(job, { error: 0, trim: { io_bytes: bytes } }, 'memory');
+      const output = await run('fio', options(daemon.uri('disk'), '--rw=randtrim', '--bs=64k'));
+      if (engine === 'uring') {
+        t.match(jobOf(output.stdout), { error: 0, trim: { io_bytes: bytes } }, 'a file');
+      } else {
+        t.not(output.code, 0, 'a file under the node engine, which does not offer it');
+      }
+    });
+  });
+});
+
+/** Tables that map alike, in other ways: pieces, a device below, and a stripe of one. */
+function alike(path: string): string[] {
+  const sectors = sectorsOf(bytes);
+  const third = 20_488;
+  return [
+    `0 ${third} linear ${path} 0\n${third} ${sectors - third} linear ${path} ${third}`,
+    `0 ${sectors} linear dm:below 0`,
+    `0 ${sectors} striped 1 8 ${path} 0`,
+    `0 ${sectors} linear /dev/mapper/below 0`,
+    `0 ${sectors} linear file://${path}?direct=1 0`,
+    `0 8 linear ${path} 0\n8 ${sectors - 8} linear dm:below 8`,
+    linear(path, bytes),
+  ];
+}
+
+eachEngine(t, 'tables changed under load', ['fio'], async (t, engine) => {
+  const files = new Scratch(t);
+  const path = files.sparse('disk.img', bytes);
+  const devices = { below: linear(path, bytes), disk: linear(path, bytes) };
+  await withDaemon(t, { engine, devices }, async (daemon) => {
+    await t.test('load and resume', async (t) => {
+      await underLoad(t, daemon, async (round) => {
+        const tables = alike(path);
+        const table = tables[round % tables.length] as string;
+        await daemon.control('load', 'disk', '--table', table);
+        await daemon.control('resume', 'disk');
+      });
+    });
+    await t.test('suspend, load and resume', async (t) => {
+      await underLoad(t, daemon, async (round) => {
+        await daemon.control('suspend', 'disk');
+        const tables = alike(path);
+        const table = tables[(round * 3) % tables.length] as string;
+        await daemon.control('load', 'disk', '--table', table);
+        await daemon.control('resume', 'disk');
+      });
+    });
+    await t.test('suspend and resume, both devices', async (t) => {
+      await daemon.control('load', 'disk', '--table', `0 ${sectorsOf(bytes)} linear dm:below 0`);
+      await daemon.control('resume', 'disk');
+      await underLoad(t, daemon, async () => {
+        await daemon.control('suspend', 'disk', '--noflush');
+        await daemon.control('suspend', 'below');
+        await daemon.control('resume', 'below');
+        await daemon.control('resume', 'disk');
+      });
+    });
+  });
+});
+
+/** Runs fio on "disk", and `change` again and again while it runs. */
+async function underLoad(
+  t: Test,
+  daemon: Daemon,
+  change: (round: number) => Promise<void>,
+): Promise<void> {
+  const time = ['--time_based=1', '--runtime=4', '--verify_backlog=512'];
+  const load = options(daemon.uri('disk'), '--rw=randrw', '--bs=4k', ...verify, ...time);
+  let running = true;
+  const output = run('fio', load, { limitSeconds: 120 }).finally(() => {
+    running = false;
+  });
+  let rounds = 0;
+  for (; running; rounds++) await change(rounds);
+  const { code, stdout, stderr } = await output;
+  t.equal(code, 0, stderr);
+  t.equal(jobOf(stdout).error, 0);
+  t.ok(rounds > 1, 'the table was changed while fio ran');
+}
