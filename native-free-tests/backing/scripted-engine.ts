@@ -251,7 +251,9 @@ class ScriptedFile implements EngineFile {
     this.#engine.start(() => {
       if (!aligned) return -EINVAL;
       const scripted = this.#disk.script(call) ?? length;
-      return scripted < 0 ? scripted : run(Math.min(scripted, length, this.size() - offset));
+      return scripted < 0
+        ? scripted
+        : run(Math.min(scripted, length, Math.max(0, this.size() - offset)));
     }, ended);
   }
 }

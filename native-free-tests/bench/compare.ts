@@ -25,7 +25,7 @@ export interface Conditions {
   note(text: string): void;
 }
 
-/** Before the first round each server is loaded this long, so that code is compiled and pages in. */
+/** Before the first round each server is loaded this long: code is compiled, buffers are made. */
 const warmUpSeconds = 1;
 
 interface Contender {

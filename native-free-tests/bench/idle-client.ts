@@ -32,7 +32,7 @@ function goMessage(): Buffer {
   return message;
 }
 
-/** Whether the replies to GO, from after the greeting on, are complete. Throws if it was refused. */
+/** Whether the replies to GO, all that follows the greeting, are complete. Throws if refused. */
 function isAccepted(replies: Buffer): boolean {
   let at = 0;
   while (replies.length >= at + OPTION_REPLY_HEADER_BYTES) {

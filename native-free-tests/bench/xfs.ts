@@ -1,7 +1,7 @@
 /**
  * An XFS file system in an image file, mounted over a loop device: buffered writes go another way
- * there than on ext4. It needs root, loop devices, mkfs.xfs and an XFS in the kernel. The loop device
- * is the usual one, over the page cache: with O_DIRECT on XFS the "disk" is partly memory.
+ * there than on ext4. It needs root, loop devices, mkfs.xfs and an XFS in the kernel. The loop
+ * device is the usual one, over the page cache: with O_DIRECT on XFS the "disk" is partly memory.
  */
 
 import { spawnSync } from 'node:child_process';

@@ -18,6 +18,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Test } from 'tap';
+import type { MethodName, Params, Results } from '../../src/control/messages.js';
+import { ControlClient } from '../../src/ctl/client.js';
+import type { DeviceInfo } from '../../src/queue/commands.js';
 import { fillPattern } from '../contract/pattern.js';
 import { launch, type Output, outputOf, requires, succeed, unavailable } from './programs.js';
 
@@ -115,6 +118,7 @@ export class Daemon {
   #standardError = '';
   #port = 0;
   #terminated = false;
+  #client: ControlClient | null = null;
 
   private constructor(settings: DaemonSettings) {
     this.engine = settings.engine;
@@ -222,30 +226,26 @@ export class Daemon {
     return succeed(process.execPath, [mapperctl, '-c', this.controlSocket, ...words]);
   }
 
-  async controlJson<T>(...words: string[]): Promise<T> {
-    return JSON.parse(await this.control('--json', ...words)) as T;
+  /** The same without a process for each, for what is asked again and again. */
+  async call<M extends MethodName>(method: M, params: Params<M>): Promise<Results[M]> {
+    this.#client ??= await ControlClient.connect([this.controlSocket]);
+    return this.#client.call(method, params);
   }
 
-  /** Waits until `mapperctl status NAME` prints that. */
-  async untilStatus(name: string, wanted: RegExp): Promise<void> {
-    await this.#until(['status', name], (status) => wanted.test(status));
+  /** Waits until the device is as wanted. */
+  async until(name: string, isWanted: (info: DeviceInfo) => boolean): Promise<void> {
+    const deadline = Date.now() + startSeconds * 1000;
+    for (;;) {
+      const info = await this.call('info', { name });
+      if (isWanted(info)) return;
+      if (Date.now() > deadline) throw new Error(`${name} stays at ${JSON.stringify(info)}`);
+      await sleep(5);
+    }
   }
 
   /** Waits until no client has the device open, and nothing is in flight. */
-  async untilUnused(name: string): Promise<void> {
-    await this.#until(['--json', 'info', name], (text) => {
-      const { openCount, inFlight } = JSON.parse(text);
-      return openCount === 0 && inFlight === 0;
-    });
-  }
-
-  async #until(words: string[], isWanted: (text: string) => boolean): Promise<void> {
-    const deadline = Date.now() + startSeconds * 1000;
-    for (;;) {
-      const text = await this.control(...words);
-      if (isWanted(text)) return;
-      if (Date.now() > deadline) throw new Error(`${words.join(' ')} stays at:\n${text}`);
-    }
+  untilUnused(name: string): Promise<void> {
+    return this.until(name, ({ openCount, inFlight }) => openCount === 0 && inFlight === 0);
   }
 
   /** Asks it to end. Asked a second time, it would drop what it has in hand. */

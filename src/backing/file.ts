@@ -9,7 +9,7 @@
  */
 
 import { assert } from '../base/assert.js';
-import { EIO, EOPNOTSUPP, errnoName } from '../base/errno.js';
+import { EINVAL, EIO, EOPNOTSUPP, errnoName } from '../base/errno.js';
 import { blockBytesMax } from '../base/limits.js';
 import type { ErrorLog } from '../device/error-log.js';
 import { EXTENT_HOLE, EXTENT_ZERO } from '../device/extent-list.js';
@@ -204,7 +204,13 @@ export class FileBacking implements IoContinuation {
       io.stage = ZEROING;
       this.#writeStarts(io);
       this.#file.zero(io.backingOffset, io.length, io);
-    } else if ((io.flags & FLAG_FAST) !== 0) {
+    } else {
+      this.#zeroByWriting(io);
+    }
+  }
+
+  #zeroByWriting(io: Io): void {
+    if ((io.flags & FLAG_FAST) !== 0) {
       io.complete(EOPNOTSUPP);
     } else {
       io.stage = WRITING_ZEROES;
@@ -297,7 +303,7 @@ export class FileBacking implements IoContinuation {
 
   #failed(io: Io, errno: number, what = errnoName(errno)): void {
     this.#release(io);
-    if (errno === EOPNOTSUPP && this.#doOtherwise(io)) return;
+    if (this.#doOtherwise(io, errno)) return;
     const operation = operationNames[io.operation];
     const { backingOffset: offset, length } = io;
     this.#errors.report(
@@ -307,13 +313,21 @@ export class FileBacking implements IoContinuation {
     io.complete(errno);
   }
 
-  /** The file system has just said that it cannot punch or zero; true when there is another way. */
-  #doOtherwise(io: Io): boolean {
-    if (io.stage === PUNCHING) this.#canTrim = false;
-    else if (io.stage === ZEROING) this.#canZero = false;
-    else return false;
+  /**
+   * Punching or zeroing was refused; true when there is another way. EOPNOTSUPP means that it never
+   * works, EINVAL that the range is not of whole blocks, which a block device insists on.
+   */
+  #doOtherwise(io: Io, errno: number): boolean {
+    const { stage } = io;
+    if (stage !== PUNCHING && stage !== ZEROING) return false;
+    if (errno !== EOPNOTSUPP && errno !== EINVAL) return false;
     io.stage = 0;
+    if (errno === EOPNOTSUPP) {
+      if (stage === PUNCHING) this.#canTrim = false;
+      else this.#canZero = false;
+    }
     if (io.operation === TRIM) io.complete(0);
+    else if (errno === EINVAL) this.#zeroByWriting(io);
     else this.#zero(io);
     return true;
   }

@@ -198,20 +198,19 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     const wanted = this.#session?.bytesWanted ?? 1;
     const old = this.#window;
     const left = old === null ? 0 : old.end - old.at;
-    if (old !== null && old.end < old.size) {
-      const fits = old.size - old.at >= wanted;
-      // An empty window starts again at its beginning, unless a larger or smaller one is better.
-      const empty = left === 0 && old.holders === 0 && old.end > 0;
-      if (fits && !empty && old.size - old.end >= blockBytesMin) return old;
-    }
-    const share = this.#resources.shareBytes / receiveWindows;
-    const size = Math.max(
-      powerOfTwo(wanted),
-      Math.min(this.#windowBytes, Math.max(receiveBytesMin, floorPowerOfTwo(share))),
-    );
-    if (old !== null && old.holders === 0 && old.size === size) {
-      this.#carryOver(old, old, left);
-      return old;
+    const size = Math.min(this.#windowBytes, this.#resources.windowBytesMax);
+    if (old !== null) {
+      if (old.holders === 0 && left === 0 && old.size === size) {
+        old.at = 0;
+        old.end = 0;
+        return old;
+      }
+      const fits = old.size - old.at >= wanted && old.size - old.end >= blockBytesMin;
+      if (fits && (left > 0 || old.holders > 0)) return old;
+      if (old.holders === 0 && old.size === size) {
+        this.#carryOver(old, old, left);
+        return old;
+      }
     }
     return this.#replaceWindow(old, left, size);
   }
@@ -251,9 +250,10 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
 
   /** SessionOwner: nothing holds the window any more. */
   windowFree(window: ReceiveWindow): void {
-    if (!window.retired) return;
-    this.#resources.arena.free(window.memory, window.size);
-    this.#windowsHeld--;
+    if (window.retired) {
+      this.#resources.arena.free(window.memory, window.size);
+      this.#windowsHeld--;
+    }
     // Receiving may have stopped for want of a window.
     if (!this.#closing && !this.#receiving) this.#proceed();
   }
@@ -428,12 +428,4 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     if (this.#timer !== null) this.#resources.engine.cancelTimer(this.#timer);
     this.#timer = null;
   }
-}
-
-function powerOfTwo(bytes: number): number {
-  return 2 ** Math.ceil(Math.log2(bytes));
-}
-
-function floorPowerOfTwo(bytes: number): number {
-  return 2 ** Math.floor(Math.log2(bytes));
 }

@@ -11,6 +11,8 @@ import {
   connectionBytesMin,
   extentsPerReply,
   largeReadBytes,
+  receiveBytesMin,
+  receiveWindows,
 } from '../base/limits.js';
 import type { ErrorLog } from '../device/error-log.js';
 import { ExtentList } from '../device/extent-list.js';
@@ -34,8 +36,10 @@ export class Resources implements TurnEnd {
   readonly errors: ErrorLog;
   readonly requests = new RequestPool();
   readonly batches: BatchPool;
-  /** Open connections. */
-  connections = 0;
+  /** Bytes that one connection may hold for replies; as many again are for receiving. */
+  shareBytes = 0;
+  /** Largest receive window. */
+  windowBytesMax = 0;
 
   #largeInUse = 0;
   #waking = false;
@@ -49,12 +53,15 @@ export class Resources implements TurnEnd {
     this.log = log;
     this.errors = errors;
     this.batches = new BatchPool(engine);
+    this.setConnections(0);
   }
 
-  /** Bytes that one connection may hold for replies; as many again for receiving. */
-  get shareBytes(): number {
-    const share = arenaBytes / 2 / Math.max(1, this.connections);
-    return Math.min(connectionBytesMax, Math.max(connectionBytesMin, share)) / 2;
+  /** Divides the shared half of the arena anew. */
+  setConnections(count: number): void {
+    const share = arenaBytes / 2 / Math.max(1, count);
+    this.shareBytes = Math.min(connectionBytesMax, Math.max(connectionBytesMin, share)) / 2;
+    const window = 2 ** Math.floor(Math.log2(this.shareBytes / receiveWindows));
+    this.windowBytesMax = Math.max(receiveBytesMin, window);
   }
 
   /** False: none to be had now; `largeFree` is called when it is worth asking again. */

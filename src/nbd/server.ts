@@ -65,7 +65,7 @@ export class Server implements ConnectionHandler, ConnectionOwner, Exports {
     }
     const connection = new Connection(this, this, this.#resources, socket, peer);
     this.#connections.add(connection);
-    this.#resources.connections = this.#connections.size;
+    this.#resources.setConnections(this.#connections.size);
     connection.start();
   }
 
@@ -78,7 +78,7 @@ export class Server implements ConnectionHandler, ConnectionOwner, Exports {
   /** ConnectionOwner. */
   closed(connection: Connection): void {
     this.#connections.delete(connection);
-    this.#resources.connections = this.#connections.size;
+    this.#resources.setConnections(this.#connections.size);
     if (connection.device !== null) {
       this.#events.connection('close', connection.peer, connection.device.name);
     }

@@ -10,9 +10,10 @@
  * that resolved a promise; the event loop as a whole (message ports) gets its chance then too.
  */
 
+import { performance } from 'node:perf_hooks';
 import { setImmediate as nextEventLoopTurn } from 'node:timers/promises';
 import { assert } from '../../base/assert.js';
-import { connections, stallMilliseconds } from '../../base/limits.js';
+import { blockingDepthMax, connections } from '../../base/limits.js';
 import type { Arena } from '../arena.js';
 import type {
   Completion,
@@ -57,6 +58,7 @@ export class UringEngine implements Engine {
   readonly #messageHeaders: number[] = [];
   #blockingCalls = 0;
   #blockingSince = 0;
+  #blockingDepth = 0;
 
   private constructor(system: System, arena: Arena) {
     this.system = system;
@@ -184,17 +186,25 @@ export class UringEngine implements Engine {
     }
   }
 
+  /** Blocking calls whose completions make blocking calls must come to an end somewhere. */
+  get mayBlock(): boolean {
+    return this.#blockingDepth < blockingDepthMax;
+  }
+
   /**
-   * A file has made a blocking call. Looking at the clock costs a good part of a percent of one, so
-   * it is done for several together.
+   * A file has made a blocking call, and its completion is told. Looking at the clock costs a good
+   * part of a percent of such a call, so it is done for several together.
    */
-  hasBlocked(guard: StallGuard): void {
-    if (++this.#blockingCalls < blockingCallsAtOnce) return;
-    this.#blockingCalls = 0;
-    const now = performance.now();
-    const elapsed = now - this.#blockingSince;
-    this.#blockingSince = now;
-    if (elapsed > stallMilliseconds) guard.took(elapsed, now);
+  blocked(guard: StallGuard, completion: Completion, result: number): void {
+    if (++this.#blockingCalls === blockingCallsAtOnce) {
+      this.#blockingCalls = 0;
+      const now = performance.now();
+      guard.took(now - this.#blockingSince, now);
+      this.#blockingSince = now;
+    }
+    this.#blockingDepth++;
+    completion.done(result);
+    this.#blockingDepth--;
   }
 
   takeMessageHeader(): number {

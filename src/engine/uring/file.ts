@@ -50,6 +50,8 @@ export class UringFile implements EngineFile {
   readonly #system: System;
   readonly #base: number;
   readonly #fd: number;
+  /** The same for the ring. */
+  readonly #ringFile: number;
   readonly #guard = new StallGuard();
   readonly #blockingReads: boolean;
   readonly #blockingWrites: boolean;
@@ -63,6 +65,7 @@ export class UringFile implements EngineFile {
     this.writable = options.writable;
     this.direct = options.direct;
     this.#fd = openFile(path, options);
+    this.#ringFile = engine.ring.addFile(this.#fd);
     const stat = fstatSync(this.#fd, { bigint: true });
     const block = stat.isBlockDevice();
     this.identity = fileIdentity(stat);
@@ -106,17 +109,12 @@ export class UringFile implements EngineFile {
   }
 
   read(offset: number, memory: number, length: number, completion: Completion): void {
-    if (
-      this.#blockingReads &&
-      length <= blockingBytesMax &&
-      this.#guard.mayBlock(this.#engine.now)
-    ) {
+    if (this.#blockingReads && this.#mayBlock(length)) {
       const result = this.#system.pread(this.#fd, this.#base + memory, length, offset);
-      this.#engine.hasBlocked(this.#guard);
-      completion.done(result);
+      this.#engine.blocked(this.#guard, completion, result);
       return;
     }
-    this.#ring.submit(OP_READ, this.#fd, offset, this.#base + memory, length, 0, completion);
+    this.#ring.submit(OP_READ, this.#ringFile, offset, this.#base + memory, length, 0, completion);
   }
 
   write(
@@ -127,24 +125,24 @@ export class UringFile implements EngineFile {
     completion: Completion,
   ): void {
     const durable = (flags & FUA) !== 0;
-    if (
-      this.#blockingWrites &&
-      !durable &&
-      length <= blockingBytesMax &&
-      this.#guard.mayBlock(this.#engine.now)
-    ) {
+    if (this.#blockingWrites && !durable && this.#mayBlock(length)) {
       const result = this.#system.pwrite(this.#fd, this.#base + memory, length, offset);
-      this.#engine.hasBlocked(this.#guard);
-      completion.done(result);
+      this.#engine.blocked(this.#guard, completion, result);
       return;
     }
     const address = this.#base + memory;
     const rw = durable ? RWF_DSYNC : 0;
-    this.#ring.submit(OP_WRITE, this.#fd, offset, address, length, rw, completion);
+    this.#ring.submit(OP_WRITE, this.#ringFile, offset, address, length, rw, completion);
+  }
+
+  #mayBlock(length: number): boolean {
+    return (
+      length <= blockingBytesMax && this.#engine.mayBlock && this.#guard.mayBlock(this.#engine.now)
+    );
   }
 
   flush(completion: Completion): void {
-    this.#ring.submit(OP_FSYNC, this.#fd, 0, 0, 0, FSYNC_DATASYNC, completion);
+    this.#ring.submit(OP_FSYNC, this.#ringFile, 0, 0, 0, FSYNC_DATASYNC, completion);
   }
 
   trim(offset: number, length: number, completion: Completion): void {
@@ -157,7 +155,7 @@ export class UringFile implements EngineFile {
 
   /** The operation takes its mode where others take the length, and its length as the address. */
   #fallocate(mode: number, offset: number, length: number, completion: Completion): void {
-    this.#ring.submit(OP_FALLOCATE, this.#fd, offset, length, mode, 0, completion);
+    this.#ring.submit(OP_FALLOCATE, this.#ringFile, offset, length, mode, 0, completion);
   }
 
   extentEnd(offset: number): number {
@@ -170,6 +168,7 @@ export class UringFile implements EngineFile {
   }
 
   close(): void {
+    this.#ring.removeFile(this.#ringFile);
     this.#system.close(this.#fd);
   }
 }

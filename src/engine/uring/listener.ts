@@ -1,9 +1,10 @@
 /** Listening sockets on the ring: TCP (numeric addresses) and unix. */
 
-import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
+import { chmodSync, lstatSync, type Stats, unlinkSync } from 'node:fs';
 import { isIP, isIPv4 } from 'node:net';
-import { EADDRINUSE, EINVAL, errnoName } from '../../base/errno.js';
+import { EADDRINUSE, EINVAL, errnoName, errnoOf } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
+import { addressText } from '../address.js';
 import type { Completion, ConnectionHandler, EngineListener, ListenAddress } from '../engine.js';
 import type { UringEngine } from './engine.js';
 import { OP_ACCEPT } from './ring.js';
@@ -173,16 +174,15 @@ function realAddress(system: System, fd: number, address: ListenAddress): Listen
   return bound.kind === 'tcp' ? { ...address, port: bound.port } : address;
 }
 
-export function addressText(address: ListenAddress): string {
-  if (address.kind === 'unix') return `unix:${address.path}`;
-  return address.host.includes(':')
-    ? `[${address.host}]:${address.port}`
-    : `${address.host}:${address.port}`;
-}
-
 /** Removes a socket file that nobody answers on; refuses what is not one, or is in use. */
 function removeStaleSocket(system: System, path: string, address: Uint8Array): void {
-  const stat = lstatSync(path, { throwIfNoEntry: false });
+  let stat: Stats | undefined;
+  try {
+    stat = lstatSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new MapperError(errnoOf(code), `cannot listen on ${path}: ${code}`);
+  }
   if (stat === undefined) return;
   if (!stat.isSocket()) {
     throw new MapperError(EINVAL, `cannot listen on ${path}: it exists and is not a socket`);

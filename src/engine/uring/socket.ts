@@ -12,10 +12,14 @@ const SEND_FLAGS = 0x4000 | 0x100;
  * u64 control length, s32 flags. Only the iovec fields are used; the rest stays zero.
  */
 const messageWords = 16;
+/** IOV_MAX: the kernel takes no more at once. */
+const piecesPerSend = 1024;
 
 export class UringSocket implements EngineSocket, Completion {
   readonly #engine: UringEngine;
   readonly #fd: number;
+  /** The same for the ring. */
+  readonly #file: number;
   /** Where this socket's msghdr is, an arena offset. */
   readonly #message: number;
   #sending: Completion | null = null;
@@ -27,12 +31,13 @@ export class UringSocket implements EngineSocket, Completion {
   constructor(engine: UringEngine, fd: number) {
     this.#engine = engine;
     this.#fd = fd;
+    this.#file = engine.ring.addFile(fd);
     this.#message = engine.takeMessageHeader();
   }
 
   receive(memory: number, length: number, completion: Completion): void {
     const engine = this.#engine;
-    engine.ring.submit(OP_RECV, this.#fd, 0, engine.base + memory, length, 0, completion);
+    engine.ring.submit(OP_RECV, this.#file, 0, engine.base + memory, length, 0, completion);
   }
 
   send(vector: SendVector, completion: Completion): void {
@@ -52,9 +57,9 @@ export class UringSocket implements EngineSocket, Completion {
     for (let i = 0; i < messageWords; i++) words[at + i] = 0;
     words[at + 4] = entries | 0;
     words[at + 5] = Math.floor(entries / 4294967296);
-    words[at + 6] = vector.count - this.#piecesSent;
+    words[at + 6] = Math.min(vector.count - this.#piecesSent, piecesPerSend);
     const address = engine.base + this.#message;
-    engine.ring.submit(OP_SENDMSG, this.#fd, 0, address, 1, SEND_FLAGS, this);
+    engine.ring.submit(OP_SENDMSG, this.#file, 0, address, 1, SEND_FLAGS, this);
   }
 
   /** Completion of a send: all, or an error, or a part, from where it goes on. */
@@ -97,6 +102,7 @@ export class UringSocket implements EngineSocket, Completion {
   }
 
   close(): void {
+    this.#engine.ring.removeFile(this.#file);
     this.#engine.giveMessageHeader(this.#message);
     this.#engine.system.close(this.#fd);
   }
