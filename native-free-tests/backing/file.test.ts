@@ -43,7 +43,12 @@ class Bench {
   constructor(bytes: number, abilities: Partial<Disk> = {}, direct = false) {
     this.disk = Object.assign(new Disk(this.engine, '/disk', bytes), abilities);
     const log = (_fields: object, text: string): void => void this.logged.push(text);
-    const errors = new ErrorLog(this.engine, { debug: log, info: log, warn: log, error: log });
+    const errors = new ErrorLog(this.engine, {
+      debug: log,
+      info: log,
+      warn: log,
+      error: log,
+    });
     this.file = this.engine.open('/disk', { writable: true, direct });
     const buffered = direct
       ? this.engine.open('/disk', { writable: true, direct: false })
@@ -78,8 +83,14 @@ const KiB64 = 65_536;
 
 t.test('continues short transfers where they ended', async (t) => {
   const bench = new Bench(KiB64);
-  const lengths = fc.array(fc.integer({ min: 1, max: 5000 }), { minLength: 1, maxLength: 6 });
-  const range = fc.record({ offset: fc.nat(30_000), length: fc.integer({ min: 1, max: 20_000 }) });
+  const lengths = fc.array(fc.integer({ min: 1, max: 5000 }), {
+    minLength: 1,
+    maxLength: 6,
+  });
+  const range = fc.record({
+    offset: fc.nat(30_000),
+    length: fc.integer({ min: 1, max: 20_000 }),
+  });
   await fc.assert(
     fc.asyncProperty(lengths, range, fc.boolean(), async (lengths, { offset, length }, fua) => {
       let next = 0;
@@ -299,7 +310,10 @@ t.test('carries out TRIM and ZERO as well as the file can', async (t) => {
 });
 
 t.test('writes many zeroes in pieces, continues short ones, and stops at an error', async (t) => {
-  const bench = new Bench(3 * blockBytesMax, { canTrim: false, canZero: false });
+  const bench = new Bench(3 * blockBytesMax, {
+    canTrim: false,
+    canZero: false,
+  });
   bench.disk.bytes.fill(9);
   const length = 2 * blockBytesMax + 1000;
   t.equal(await bench.errno(ZERO, 10, length), 0);
@@ -454,7 +468,11 @@ t.test('takes any offset, length and buffer under O_DIRECT', async (t) => {
     bench.disk.script = ({ length }) => (next(3) === 0 ? 1 + next(length) : undefined);
     const model = Buffer.alloc(KiB64);
     const unit = fc.constantFrom(1, 512, 4096);
-    const request = fc.record({ unit, at: fc.nat(15), units: fc.integer({ min: 1, max: 4 }) });
+    const request = fc.record({
+      unit,
+      at: fc.nat(15),
+      units: fc.integer({ min: 1, max: 4 }),
+    });
     await fc.assert(
       fc.asyncProperty(
         request,
@@ -533,12 +551,19 @@ t.test('reads known holes without the disk, for whoever understands that', async
     await t.test(`learnt from ${title}`, async (t) => {
       const bench = new Bench(KiB64);
       if (title !== 'STATUS') await bench.write(0, pattern(KiB64, 1));
-      else await bench.write(0, pattern(8192, 1));
+      else {
+        await bench.write(0, pattern(8192, 1));
+        await bench.write(16_384, pattern(8192, 1));
+      }
       await teach(bench);
       bench.disk.takeCalls();
       const inside = await bench.run(READ, 9000, 5000, readHoles);
       t.ok(inside.allZero);
       t.same(bench.disk.takeCalls(), [], 'without the disk');
+      t.ok((await bench.run(READ, 8192, 8192, readHoles)).allZero, 'up to its edges');
+      t.notOk((await bench.run(READ, 8191, 8193, readHoles)).allZero, 'a byte before it');
+      t.notOk((await bench.run(READ, 8192, 8193, readHoles)).allZero, 'a byte behind it');
+      bench.disk.takeCalls();
       const plain = await bench.run(READ, 9000, 5000);
       t.notOk(plain.allZero);
       t.same(bench.disk.takeCalls(), ['read 9000+5000'], 'who does not understand gets zeroes');
@@ -641,7 +666,11 @@ t.test('never takes data for a hole, whatever is under way', async (t) => {
     .map(([at, count]) => [at * 512, Math.min(count, sectors - at) * 512] as const);
   const flags = fc.constantFrom(0, 0, FLAG_FUA, FLAG_NO_HOLE, FLAG_FAST);
   const step = fc.oneof(
-    fc.record({ what: fc.constantFrom(WRITE, WRITE, TRIM, ZERO, STATUS, READ), range, flags }),
+    fc.record({
+      what: fc.constantFrom(WRITE, WRITE, TRIM, ZERO, STATUS, READ),
+      range,
+      flags,
+    }),
     fc.record({ what: fc.constant('end' as const), range, flags }),
     fc.record({ what: fc.constant('end' as const), range, flags }),
   );
@@ -708,8 +737,11 @@ t.test('says what the file can do', async (t) => {
     rotational: false,
     blockBytes: 1,
   });
-  const { features } = new Bench(4096, { canTrim: false, canZero: false, rotational: true })
-    .backing;
+  const { features } = new Bench(4096, {
+    canTrim: false,
+    canZero: false,
+    rotational: true,
+  }).backing;
   t.same([features.trim, features.fastZero, features.rotational], [false, false, true]);
   t.equal(new Bench(4096, { canTrim: false }).backing.features.fastZero, true);
   t.equal(new Bench(4096).backing.size(), 4096);

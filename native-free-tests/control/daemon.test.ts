@@ -378,7 +378,8 @@ async function embedded(t: Test): Promise<void> {
   t.match(none, {
     code: 1,
     stderr:
-      'mapperctl: no daemon answers at "/nonexistent/mapperd.sock" (ENOENT) or "state/control.sock" (ENOENT)\n',
+      'mapperctl: no daemon answers at "/nonexistent/mapperd.sock" (ENOENT) ' +
+      'or "state/control.sock" (ENOENT)\n',
   });
   t.equal(await first.stop(), 0);
   t.equal(await second.stop(), 0);

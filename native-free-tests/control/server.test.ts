@@ -53,7 +53,10 @@ t.teardown(() => {
 /** A stale socket: bound, and nobody listens. */
 async function leaveSocket(path: string): Promise<void> {
   const { spawnSync } = await import('node:child_process');
-  const program = `require('net').createServer().listen(process.argv[1], () => process.kill(process.pid, 'SIGKILL'))`;
+  const program = `
+    const die = () => process.kill(process.pid, 'SIGKILL');
+    require('net').createServer().listen(process.argv[1], die);
+  `;
   spawnSync(process.execPath, ['-e', program, path]);
 }
 

@@ -238,7 +238,12 @@ t.test('info, ls, deps', async (t) => {
   );
   t.equal(
     formatInfoColumns([stacked, device('x', { tables: 'INACTIVE' })]),
-    'Name Stat Open Targ Event Sectors\ntop  LIsr 2    1    3     2097152\nx    -I-w 0    1    3     2097152\n',
+    [
+      'Name Stat Open Targ Event Sectors',
+      'top  LIsr 2    1    3     2097152',
+      'x    -I-w 0    1    3     2097152',
+      '',
+    ].join('\n'),
   );
   t.equal(formatList([device('a', { openCount: 2 })]), 'a\t(open: 2)\n');
   t.equal(formatDependencies([stacked], false), '2 dependencies\t: (a) (b)\n');

@@ -43,7 +43,9 @@ function options(uri: string, ...more: string[]): string[] {
 const verify = ['--verify=crc32c', '--verify_fatal=1', '--do_verify=1'];
 
 async function fio(uri: string, ...more: string[]): Promise<Job> {
-  const text = await succeed('fio', options(uri, ...more), { limitSeconds: 120 });
+  const text = await succeed('fio', options(uri, ...more), {
+    limitSeconds: 120,
+  });
   return jobOf(text);
 }
 
@@ -137,7 +139,10 @@ eachEngine(t, 'tables changed under load', ['fio'], async (t, engine) => {
   const path = files.sparse('disk.img', bytes);
   const tables = alike(path);
   const load = (daemon: Daemon, round: number): Promise<unknown> =>
-    daemon.call('load', { name: 'disk', table: tables[round % tables.length] as string });
+    daemon.call('load', {
+      name: 'disk',
+      table: tables[round % tables.length] as string,
+    });
   const devices = { below: linear(path, bytes), disk: linear(path, bytes) };
   await withDaemon(t, { engine, devices }, async (daemon) => {
     await t.test('load and resume', async (t) => {

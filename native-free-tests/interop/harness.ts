@@ -304,7 +304,9 @@ export function eachEngine(
         await body(t, engine);
       } catch (error) {
         if (!(error instanceof EngineMissing)) throw error;
-        t.pass('this machine has no such engine', { skip: unavailable(error.message) });
+        t.pass('this machine has no such engine', {
+          skip: unavailable(error.message),
+        });
       }
     });
   }

@@ -4,67 +4,10 @@
  */
 
 import t from 'tap';
-import { type Daemon, eachEngine, linear, MiB, Scratch, sectorsOf, withDaemon } from './harness.js';
-import { runPython } from './programs.js';
+import { eachEngine, linear, MiB, Scratch, sectorsOf, withDaemon } from './harness.js';
+import { libnbd } from './python.js';
 
 const bytes = 128 * MiB;
-
-/** What each script starts with. Its arguments are the engine, and URIs. */
-const prelude = `
-import errno, nbd, sys
-engine = sys.argv[1]
-uris = sys.argv[2:]
-MiB = 1024 * 1024
-size = ${bytes}
-
-def connect(uri, prepare=None):
-    h = nbd.NBD()
-    h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
-    if prepare is not None:
-        prepare(h)
-    h.connect_uri(uri)
-    return h
-
-def lax(h):
-    h.set_strict_mode(0)
-
-def simple(h):
-    h.set_request_structured_replies(False)
-
-block = bytes((i * 7 + (i >> 8) * 13) % 256 for i in range(65521))
-
-def pattern(length, seed):
-    return (block * ((length + seed) // len(block) + 1))[seed:seed + length]
-
-def finish(h, failures):
-    while h.aio_in_flight() > 0:
-        h.poll(-1)
-    assert failures == [], failures
-
-def answered(failures):
-    def done(error):
-        if error.value != 0:
-            failures.append(error.value)
-        return 1
-    return done
-
-def fails(code, call, *args):
-    try:
-        call(*args)
-    except nbd.Error as error:
-        found = error.errnum
-        assert found == code, f"found {errno.errorcode.get(found)}, wanted {errno.errorcode[code]}"
-        return error.string
-    raise AssertionError(f"wanted {errno.errorcode[code]}, it succeeded")
-
-def extents(h, length, offset, flags=0):
-    found = []
-    def chunk(context, at, entries, error):
-        assert context == nbd.CONTEXT_BASE_ALLOCATION and at == offset and error.value == 0
-        found.extend(zip(entries[::2], entries[1::2]))
-    h.block_status(length, offset, chunk, flags)
-    return found
-`;
 
 /** Titles and scripts. `h` is connected, its own checks off. */
 const cases: Record<string, string> = {
@@ -103,7 +46,7 @@ assert sum(length for _, length, _ in pieces) == MiB, pieces
 h.pread_structured(64 * MiB, 0, lambda *_: None, nbd.CMD_FLAG_DF)
 `,
   'simple replies': `
-with_simple = connect(uris[0], lambda h: (lax(h), simple(h)))
+with_simple = connect(uris[0], lambda h: (lax(h), h.set_request_structured_replies(False)))
 assert not with_simple.get_structured_replies_negotiated()
 assert not with_simple.can_df()
 data = pattern(300001, 9)
@@ -232,13 +175,15 @@ for i in range(count):
     buffer = nbd.Buffer.from_bytearray(bytearray(pattern(length, i % 256)))
     buffers.append(buffer)
     h.aio_pwrite(buffer, i * length, completion=answered(failures))
-finish(h, failures)
+finish(h)
+assert failures == [], failures
 back = []
 for i in reversed(range(count)):
     buffer = nbd.Buffer(length)
     back.append((i, buffer))
     h.aio_pread(buffer, i * length, completion=answered(failures))
-finish(h, failures)
+finish(h)
+assert failures == [], failures
 for i, buffer in back:
     assert buffer.to_bytearray() == bytearray(pattern(length, i % 256)), i
 `,
@@ -253,7 +198,8 @@ for i in range(12):
     reads.append(into)
     h.aio_pread(into, 0, completion=answered(failures))
     h.aio_pwrite(buffer, 32 * MiB, completion=answered(failures))
-finish(h, failures)
+finish(h)
+assert failures == [], failures
 for into in reads:
     assert into.to_bytearray() == data
 assert h.pread(length, 32 * MiB) == data
@@ -300,18 +246,17 @@ assert other.aio_is_closed()
 `,
 };
 
-async function inPython(daemon: Daemon, script: string, ...uris: string[]): Promise<void> {
-  await runPython(prelude + script, [daemon.engine, ...uris]);
-}
-
 eachEngine(t, 'libnbd', ['python3-libnbd'], async (t, engine) => {
   const files = new Scratch(t);
-  const devices = { disk: linear(files.sparse('disk.img', bytes), bytes), other: '0 8 zero' };
+  const devices = {
+    disk: linear(files.sparse('disk.img', bytes), bytes),
+    other: '0 8 zero',
+  };
   await withDaemon(t, { engine, devices }, async (daemon) => {
     for (const [title, script] of Object.entries(cases)) {
-      const connected = `h = connect(uris[0], lax)\n${script}\nh.shutdown()\n`;
+      const connected = `size = ${bytes}\nh = connect(uris[0], lax)\n${script}\nh.shutdown()\n`;
       await t.test(title, async (t) => {
-        await t.resolves(inPython(daemon, connected, daemon.uri('disk'), daemon.tcpUri('disk')));
+        await t.resolves(libnbd(engine, connected, daemon.uri('disk'), daemon.tcpUri('disk')));
       });
     }
     await t.test('no connection is left open', async (t) => {
@@ -340,7 +285,7 @@ for uri in uris:
     assert h.pread(${MiB}, 0) == before
     h.shutdown()
 `;
-      await t.resolves(inPython(daemon, script, daemon.uri('disk.img'), daemon.uri('memory')));
+      await t.resolves(libnbd(engine, script, daemon.uri('disk.img'), daemon.uri('memory')));
     });
   });
 });

@@ -110,7 +110,10 @@ eachEngine(t, 'nbdkit', ['nbdkit', 'nbdcopy', 'qemu-io'], async (t, engine) => {
   const files = new Scratch(t);
   const bytes = 256 * MiB;
   const disk = files.sparse('disk.img', bytes);
-  const devices = { disk: linear(disk, bytes), memory: `0 ${sectorsOf(bytes)} memory` };
+  const devices = {
+    disk: linear(disk, bytes),
+    memory: `0 ${sectorsOf(bytes)} memory`,
+  };
   await withDaemon(t, { engine, devices }, async (daemon) => {
     const plugin = ['-U', '-', 'sparse-random', `${bytes}`, 'seed=7', 'percent=5', '--run'];
     for (const uri of [daemon.uri('disk'), daemon.tcpUri('memory')]) {

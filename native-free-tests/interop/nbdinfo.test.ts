@@ -100,7 +100,10 @@ eachEngine(t, 'nbdinfo', ['nbdinfo'], async (t, engine) => {
       t.strictSame(await found(daemon.uri('with blank'), Object.keys(can)), memory, 'memory');
       const least = { trim: true, 'fast-zero': true };
       t.strictSame(await found(daemon.uri('größe'), Object.keys(least)), least, 'zero');
-      const mixed = { trim: engine === 'uring', 'fast-zero': engine === 'uring' };
+      const mixed = {
+        trim: engine === 'uring',
+        'fast-zero': engine === 'uring',
+      };
       t.strictSame(await found(daemon.uri('mixed'), Object.keys(mixed)), mixed, 'several targets');
     });
     await t.test('tells what an export is', async (t) => {
@@ -147,7 +150,12 @@ async function describesOne(t: Test, daemon: Daemon): Promise<void> {
 
 async function mapsExtents(t: Test, daemon: Daemon): Promise<void> {
   const data = { offset: 0, length: fileBytes, type: 0, description: 'data' };
-  const hole = { offset: 0, length: fileBytes, type: 3, description: 'hole,zero' };
+  const hole = {
+    offset: 0,
+    length: fileBytes,
+    type: 3,
+    description: 'hole,zero',
+  };
   t.strictSame(await map(daemon.uri('disk')), [data]);
   // Without SEEK_HOLE everything is data, which is always a safe answer.
   const honest = daemon.engine === 'uring' ? hole : data;

@@ -19,7 +19,11 @@ const python = '/usr/bin/python3';
 const searchPath = [...PATH.split(':').filter((folder) => folder !== ''), '/usr/sbin', '/sbin'];
 
 /** The environment less what tap puts into it for the processes that it starts. */
-const environment: NodeJS.ProcessEnv = { ...process.env, PATH: searchPath.join(':'), LC_ALL: 'C' };
+const environment: NodeJS.ProcessEnv = {
+  ...process.env,
+  PATH: searchPath.join(':'),
+  LC_ALL: 'C',
+};
 for (const name of Object.keys(environment)) {
   if (/^(NODE_OPTIONS|TAP|_?TAP_.*|_TAPJS_.*)$/.test(name)) delete environment[name];
 }

@@ -88,7 +88,10 @@ eachEngine(t, 'qemu-io', ['qemu-io'], async (t, engine) => {
     }
     await t.test('finds a wrong pattern', async (t) => {
       const command = ['-f', 'raw', '-c', 'read -P 0x99 0 64k', daemon.uri('disk')];
-      t.match(await run('qemu-io', command), { code: 1, stdout: /Pattern verification failed/ });
+      t.match(await run('qemu-io', command), {
+        code: 1,
+        stdout: /Pattern verification failed/,
+      });
     });
   });
 });
@@ -154,7 +157,12 @@ eachEngine(t, 'qemu-img', ['qemu-img', 'qemu-io'], async (t, engine) => {
       t.match(await qemuMap(daemon, 'memory'), [
         { start: 0, length: MiB, zero: true, data: false },
         { start: MiB, length: 64 * KiB, zero: false, data: true },
-        { start: MiB + 64 * KiB, length: bytes - MiB - 64 * KiB, zero: true, data: false },
+        {
+          start: MiB + 64 * KiB,
+          length: bytes - MiB - 64 * KiB,
+          zero: true,
+          data: false,
+        },
       ]);
       t.match(await qemuMap(daemon, 'disk'), [{ start: 0, length: bytes, data: true }]);
     });

@@ -18,11 +18,14 @@ export function deviceNamed(word: string): string | null {
 
 export class DeviceBacking implements Backing, IoOwner, DeviceUser {
   readonly device: Device;
+  /** The device with the table that this is for. */
+  readonly above: Device;
   readonly #prefix: string;
   readonly #ios: IoPool;
 
-  constructor(word: string, device: Device, ios: IoPool) {
+  constructor(word: string, device: Device, above: Device, ios: IoPool) {
     this.device = device;
+    this.above = above;
     this.#prefix = prefixes.find((prefix) => word.startsWith(prefix)) ?? prefixes[0];
     this.#ios = ios;
     device.users.add(this);

@@ -12,7 +12,7 @@ import type { Device } from '../device/device.js';
 import { ErrorLog } from '../device/error-log.js';
 import type { Io, IoPool } from '../device/io.js';
 import type { OpenBacking, Table } from '../device/table.js';
-import type { Engine } from '../engine/engine.js';
+import type { Engine, EngineFile } from '../engine/engine.js';
 import type { Log } from '../target/target.js';
 import type { Features } from './backing.js';
 import { DeviceBacking, deviceNamed } from './device.js';
@@ -118,14 +118,15 @@ export class Backings {
     if (name === null) return this.#openFile(word, !user.readOnly);
     const device = this.#findDevice(name);
     if (device === undefined) throw new MapperError(ENODEV, `no device "${name}"`);
-    if (device === user || standsOn(device, user)) {
+    const standing = levels(user, devicesAbove);
+    if (standing.some((level) => level.has(device))) {
       throw new MapperError(EBUSY, `"${user.name}" would stand on itself through "${name}"`);
     }
-    const depth = depthOf(device) + 1;
+    const depth = levels(device, dependencies).length + standing.length;
     if (depth > stackDepth) {
       throw new MapperError(EINVAL, `${depth} devices over one another, at most ${stackDepth}`);
     }
-    return new DeviceBacking(word, device, this.#ios);
+    return new DeviceBacking(word, device, user, this.#ios);
   }
 
   #openFile(word: string, writable: boolean): OpenBacking {
@@ -134,10 +135,10 @@ export class Backings {
     const key = `${file.identity} ${writable} ${direct}`;
     let shared = this.#files.get(key);
     if (shared === undefined) {
+      const buffered = direct ? this.#openBuffered(path, file) : file;
       const holes = this.#holes.get(file.identity) ?? { cache: new HoleCache(), users: 0 };
       this.#holes.set(file.identity, holes);
       holes.users++;
-      const buffered = direct ? this.#engine.open(path, { writable, direct: false }) : file;
       const errors = new ErrorLog(this.#engine, this.#log);
       const close = (): void => {
         file.close();
@@ -158,6 +159,16 @@ export class Backings {
       held.close();
     });
   }
+
+  /** The second descriptor of a file that is open directly, which is closed if that fails. */
+  #openBuffered(path: string, file: EngineFile): EngineFile {
+    try {
+      return this.#engine.open(path, { writable: file.writable, direct: false });
+    } catch (error) {
+      file.close();
+      throw error;
+    }
+  }
 }
 
 /** The devices that one's tables, live and inactive, stand on directly. */
@@ -167,10 +178,18 @@ export function dependencies(device: Device): Device[] {
   return [...new Set([...of(device.live), ...of(device.inactive)])];
 }
 
-function standsOn(device: Device, beneath: Device): boolean {
-  return dependencies(device).some((next) => next === beneath || standsOn(next, beneath));
+/** The devices that stand on one directly, those with a table that is being made included. */
+function devicesAbove(device: Device): Device[] {
+  return [...device.users].flatMap((user) => (user instanceof DeviceBacking ? [user.above] : []));
 }
 
-function depthOf(device: Device): number {
-  return 1 + Math.max(0, ...dependencies(device).map(depthOf));
+/** The device, those next to it, those next to these... Sets: there may be many ways to each. */
+function levels(device: Device, next: (device: Device) => Device[]): Set<Device>[] {
+  const all: Set<Device>[] = [];
+  let level = new Set([device]);
+  while (level.size > 0) {
+    all.push(level);
+    level = new Set([...level].flatMap(next));
+  }
+  return all;
 }

@@ -304,7 +304,7 @@ export class Catalogue {
     }
   }
 
-  /** Moves the entry and changes every text that names it; the texts as they were are given back. */
+  /** Moves the entry, changes every text that names it, gives back the live texts as they were. */
   #rename(name: string, newName: string): Map<string, string | null> {
     const moved = this.#entries.get(name);
     if (moved !== undefined) {

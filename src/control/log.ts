@@ -3,8 +3,8 @@
  *
  *   12:34:56.789 warn  device removed by force  device=vol0
  *
- * and one JSON object a line otherwise (pino's, with the level as a word). Written synchronously: the
- * last line before an exit is the one that matters.
+ * and one JSON object a line otherwise (pino's, with the level as a word). Written synchronously:
+ * the last line before an exit is the one that matters.
  */
 
 import { writeSync } from 'node:fs';

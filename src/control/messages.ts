@@ -1,7 +1,7 @@
 /**
  * The methods of the control protocol: their parameters as schemas, their results as types. Schemas
- * are strict: a key that is not named here is refused, so that a misspelt option cannot be taken for
- * its absence.
+ * are strict: a key that is not named here is refused, so that a misspelt option cannot be taken
+ * for its absence.
  */
 
 import * as v from 'valibot';

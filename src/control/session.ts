@@ -1,7 +1,7 @@
 /**
- * One control client. Its requests are carried out side by side, up to a limit; beyond that, or while
- * it does not take its replies, its socket is not read. Events wait for nobody: a subscriber that has
- * too many of them unsent is disconnected.
+ * One control client. Its requests are carried out side by side, up to a limit; beyond that, or
+ * while it does not take its replies, its socket is not read. Events wait for nobody: a subscriber
+ * that has too many of them unsent is disconnected.
  */
 
 import type { RawData, WebSocket } from 'ws';

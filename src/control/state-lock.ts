@@ -1,8 +1,8 @@
 /**
- * One daemon for a state directory. The lock is a unix socket in it, `lock`, that the daemon listens
- * on while it lives and that tells its process id to whoever connects. The kernel ends it with the
- * process, however that ends, so a lock left behind is known from a lock that is held; and unlike a
- * process id in a file, it works between containers that share the directory.
+ * One daemon for a state directory. The lock is a unix socket in it, `lock`, that the daemon
+ * listens on while it lives and that tells its process id to whoever connects. The kernel ends it
+ * with the process, however that ends, so a lock left behind is known from a lock that is held; and
+ * unlike a process id in a file, it works between containers that share the directory.
  */
 
 import { createServer, type Server } from 'node:net';

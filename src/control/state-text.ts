@@ -6,9 +6,9 @@
  *   # formerly vol1
  *   0 2097152 linear /srv/vol0.img 0
  *
- * The comment lines before the first table line may say `read-only` (the device refuses writes), and
- * `formerly NAME` (percent-encoded as in file names): a rename was under way, and tables that name
- * the old device mean this one. All else behind a # is for people.
+ * The comment lines before the first table line may say `read-only` (the device refuses writes),
+ * and `formerly NAME` (percent-encoded as in file names): a rename was under way, and tables that
+ * name the old device mean this one. All else behind a # is for people.
  */
 
 import { EINVAL } from '../base/errno.js';

@@ -6,8 +6,8 @@
  *
  * A path that is taken is asked (connect): a live owner is left alone, a socket that nobody listens
  * on any more makes way. Asking and removing belong together, so whoever does it holds an abstract
- * socket named after the path meanwhile, which the kernel gives to one at a time and takes back from
- * the dead.
+ * socket named after the path meanwhile, which the kernel gives to one at a time and takes back
+ * from the dead.
  */
 
 import { createHash } from 'node:crypto';

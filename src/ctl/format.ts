@@ -48,7 +48,7 @@ function infoBlock(device: DeviceInfo): string {
   return rows.map(([title, value]) => `${`${title}:`.padEnd(19)}${value}\n`).join('');
 }
 
-/** One line a device; `Stat` has dmsetup's letters: Live, Inactive, suspended, read-only or write. */
+/** One line a device. `Stat` as in dmsetup: Live, Inactive, suspended, read-only or write. */
 export function formatInfoColumns(devices: readonly DeviceInfo[]): string {
   if (devices.length === 0) return noDevices;
   const rows = devices.map((device) => [

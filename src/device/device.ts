@@ -85,12 +85,14 @@ export class Device implements IoAccount {
       return;
     }
     this.#inside++;
+    this.counters.setInFlight(this.#inside + this.#waiting);
     this.#route(io);
   }
 
   /** IoAccount: an Io that `submit` took has ended. */
   ended(io: Io): void {
     this.#inside--;
+    this.counters.setInFlight(this.#inside + this.#waiting);
     // What ended in the turn it came in was done synchronously: the turn's time does not tell.
     const now = this.#engine.now;
     const elapsed = (now === io.startedAt ? this.#engine.clock() : now) - io.startedAt;
@@ -142,6 +144,7 @@ export class Device implements IoAccount {
     else this.#waitingLast.next = io;
     this.#waitingLast = io;
     this.#waiting++;
+    this.counters.setInFlight(this.#inside + this.#waiting);
   }
 
   /** Runs a command when those before it have ended. */

@@ -24,8 +24,9 @@ const sectorsMax = deviceBytes / 512;
 
 /** Parses table text and checks that the lines follow one another; throws MapperError. */
 export function parseTable(text: string): ParsedLine[] {
-  if (Buffer.byteLength(text) > tableBytes) {
-    throw new MapperError(EINVAL, `table too long: ${text.length} bytes, at most ${tableBytes}`);
+  const bytes = Buffer.byteLength(text);
+  if (bytes > tableBytes) {
+    throw new MapperError(EINVAL, `table too long: ${bytes} bytes, at most ${tableBytes}`);
   }
   const lines: ParsedLine[] = [];
   let next = 0;

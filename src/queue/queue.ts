@@ -1,6 +1,6 @@
 /**
- * The main thread's side of the queue thread: starts the worker, asks it (`call`), passes on what it
- * tells. What crosses between the threads is in mailbox.ts.
+ * The main thread's side of the queue thread: starts the worker, asks it (`call`), passes on what
+ * it tells. What crosses between the threads is in mailbox.ts.
  *
  * With the uring engine the worker sleeps in the kernel, where no message port wakes it: after each
  * message main writes one byte into a pipe that is in its ring (`wakeFd`).
@@ -47,7 +47,7 @@ export class Queue implements QueueCalls {
   #killed = false;
   #ended = false;
 
-  /** Resolves when the thread takes commands; rejects if it cannot (an engine that is not there). */
+  /** Resolves when the thread takes commands; rejects if it cannot (no such engine here, say). */
   static start(
     engine: EngineChoice,
     listener: QueueListener,
