@@ -17,47 +17,47 @@
  * measure the next ones exactly for a while; those can convict.
  */
 
-import { stallMilliseconds, stallPenaltyMilliseconds } from "../base/limits.js";
+import { stallMilliseconds, stallPenaltyMilliseconds } from '../base/limits.js';
 
 /** Calls measured exactly after one that seemed too long. Stalls come in bunches. */
 const carefulCalls = 64;
 
 export class StallGuard {
-	readonly #clock: () => number;
-	#asynchronousUntil = Number.NEGATIVE_INFINITY;
-	#carefulCallsLeft = 0;
+  readonly #clock: () => number;
+  #asynchronousUntil = Number.NEGATIVE_INFINITY;
+  #carefulCallsLeft = 0;
 
-	/** The clock is the one that `now` and the readings are taken from. */
-	constructor(clock: () => number = () => performance.now()) {
-		this.#clock = clock;
-	}
+  /** The clock is the one that `now` and the readings are taken from. */
+  constructor(clock: () => number = () => performance.now()) {
+    this.#clock = clock;
+  }
 
-	/** Whether a blocking call may be made now. */
-	mayBlock(now: number): boolean {
-		return now >= this.#asynchronousUntil;
-	}
+  /** Whether a blocking call may be made now. */
+  mayBlock(now: number): boolean {
+    return now >= this.#asynchronousUntil;
+  }
 
-	/** A blocking call ended at `now` and took that long. */
-	took(milliseconds: number, now: number): void {
-		if (milliseconds > stallMilliseconds) {
-			this.#asynchronousUntil = now + stallPenaltyMilliseconds;
-		}
-	}
+  /** A blocking call ended at `now` and took that long. */
+  took(milliseconds: number, now: number): void {
+    if (milliseconds > stallMilliseconds) {
+      this.#asynchronousUntil = now + stallPenaltyMilliseconds;
+    }
+  }
 
-	/** The start of a call, given any earlier reading of the clock. */
-	startOf(lastReading: number): number {
-		return this.#carefulCallsLeft === 0 ? lastReading : this.#clock();
-	}
+  /** The start of a call, given any earlier reading of the clock. */
+  startOf(lastReading: number): number {
+    return this.#carefulCallsLeft === 0 ? lastReading : this.#clock();
+  }
 
-	/** The end of the call that `startOf` gave the start of; returns the clock's reading. */
-	endOf(start: number): number {
-		const now = this.#clock();
-		if (this.#carefulCallsLeft > 0) {
-			this.#carefulCallsLeft--;
-			this.took(now - start, now);
-		} else if (now - start > stallMilliseconds) {
-			this.#carefulCallsLeft = carefulCalls;
-		}
-		return now;
-	}
+  /** The end of the call that `startOf` gave the start of; returns the clock's reading. */
+  endOf(start: number): number {
+    const now = this.#clock();
+    if (this.#carefulCallsLeft > 0) {
+      this.#carefulCallsLeft--;
+      this.took(now - start, now);
+    } else if (now - start > stallMilliseconds) {
+      this.#carefulCallsLeft = carefulCalls;
+    }
+    return now;
+  }
 }
