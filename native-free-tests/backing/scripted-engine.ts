@@ -1,7 +1,7 @@
 /**
  * The fake engine with disks that do what a test tells them: an operation stays under way until it
- * is told to end, in whatever order, and may then be short or fail. When what it does happens (as it
- * starts, or as it ends) is the test's choice too, as it is a real disk's.
+ * is told to end, in whatever order, and may then be short or fail. When what it does happens (as
+ * it starts, or as it ends) is the test's choice too, as it is a real disk's.
  */
 
 import { EINVAL, ENOENT } from '../../src/base/errno.js';
@@ -63,6 +63,25 @@ export class ScriptedEngine extends FakeEngine {
     const [operation] = this.underWay.splice(index, 1);
     if (operation === undefined) throw new Error(`no operation ${index} is under way`);
     operation.completion.done(operation.run());
+  }
+
+  /** Works until the promise settles; throws if it never will. */
+  override async wait<T>(promise: Promise<T>): Promise<T> {
+    let settled = false;
+    const settle = (): void => {
+      settled = true;
+    };
+    promise.then(settle, settle);
+    await null;
+    while (!settled) {
+      if (!this.turn()) {
+        // Promises that wait for one another may come to an operation in the end.
+        await new Promise((resolve) => setImmediate(resolve));
+        if (!settled && !this.turn()) throw new Error('nothing is under way that would end it');
+      }
+      await null;
+    }
+    return promise;
   }
 
   override turn(): boolean {

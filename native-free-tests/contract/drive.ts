@@ -1,8 +1,8 @@
 /**
  * Runs a test's body on an engine. An engine may block its thread, and come back to the event loop
  * only when a promise was resolved: so the body starts inside the engine's loop (from a timer), and
- * waits for nothing but what the engine completes. What the peer's thread answers is looked for from
- * a timer of the engine as well.
+ * waits for nothing but what the engine completes. What the peer's thread answers is looked for
+ * from a timer of the engine as well.
  *
  * Every completion that a body hands out must be called once: the harness counts.
  */

@@ -7,7 +7,8 @@
 import type { Backing } from '../../src/backing/backing.js';
 import type { IoPool } from '../../src/device/io.js';
 import type { Engine } from '../../src/engine/engine.js';
-import type { Log, TargetContext } from '../../src/target/target.js';
+import type { Log } from '../../src/base/log.js';
+import type { TargetContext } from '../../src/target/target.js';
 
 export interface TargetHarness {
   readonly engine: Engine;

@@ -1,4 +1,4 @@
-import type { Log } from '../../src/target/target.js';
+import type { Log } from '../../src/base/log.js';
 
 /** A log that remembers its texts. */
 export class QuietLog implements Log {

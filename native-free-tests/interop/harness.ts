@@ -1,7 +1,7 @@
 /**
  * The daemon as its users have it: a child process, started from its command line, reached through
- * its sockets, ended by a signal. Each test runs on every engine; each daemon has a directory of its
- * own and takes a free port, so that test files may run side by side.
+ * its sockets, ended by a signal. Each test runs on every engine; each daemon has a directory of
+ * its own and takes a free port, so that test files may run side by side.
  */
 
 import type { ChildProcess } from 'node:child_process';

@@ -12,7 +12,8 @@ import {
   quoted,
 } from '../../src/target/arguments.js';
 import { findTarget, targetTypes } from '../../src/target/registry.js';
-import type { Log, Target } from '../../src/target/target.js';
+import type { Log } from '../../src/base/log.js';
+import type { Target } from '../../src/target/target.js';
 import { FakeHarness } from '../contract/fake-harness.js';
 import { contextAt, silent } from '../contract/harness.js';
 

@@ -1,11 +1,11 @@
 /**
- * A file or block device as a backing: each Io becomes one operation of the engine, and is continued
- * where that was short. What the file system cannot do is done another way: ZERO by writing zeroes,
- * unaligned requests under O_DIRECT through a second, buffered descriptor (the kernel keeps the two
- * coherent), unaligned buffers through an aligned copy.
+ * A file or block device as a backing: each Io becomes one operation of the engine, and is
+ * continued where that was short. What the file system cannot do is done another way: ZERO by
+ * writing zeroes, unaligned requests under O_DIRECT through a second, buffered descriptor (the
+ * kernel keeps the two coherent), unaligned buffers through an aligned copy.
  *
- * Several tables may have the same file open; they share one FileBacking for each way of opening it,
- * and all of those share one hole cache, so that a write through one is known to all.
+ * Several tables may have the same file open; they share one FileBacking for each way of opening
+ * it, and all of those share one hole cache, so that a write through one is known to all.
  */
 
 import { assert } from '../base/assert.js';

@@ -8,12 +8,12 @@
 import { EBUSY, EINVAL, ENODEV } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
 import { stackDepth } from '../base/limits.js';
+import type { Log } from '../base/log.js';
 import type { Device } from '../device/device.js';
 import { ErrorLog } from '../device/error-log.js';
 import type { Io, IoPool } from '../device/io.js';
 import type { OpenBacking, Table } from '../device/table.js';
 import type { Engine, EngineFile } from '../engine/engine.js';
-import type { Log } from '../target/target.js';
 import type { Features } from './backing.js';
 import { DeviceBacking, deviceNamed } from './device.js';
 import { FileBacking } from './file.js';

@@ -145,3 +145,5 @@ export const blockingDepthMax = 16;
 export const socketReadAheadBytes = 64 * KiB;
 /** A signal that comes again this soon is the same one told twice (npm and the terminal both do). */
 export const signalRepeatMilliseconds = 500;
+/** File systems whose abilities are remembered. */
+export const fileSystems = 64;

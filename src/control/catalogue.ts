@@ -15,8 +15,8 @@
 import { E2BIG, EEXIST, EIO } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { controlTableBytes } from '../base/limits.js';
+import type { Log } from '../base/log.js';
 import type { QueueCalls } from '../queue/queue.js';
-import type { Log } from '../target/target.js';
 import { KeyedLock } from './keyed-lock.js';
 import { restore } from './restore.js';
 import type { Rewrite, StateProblem, Store, StoredDevice } from './state.js';

@@ -12,7 +12,7 @@ import * as v from 'valibot';
 import { E2BIG } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { controlBatchRequests, controlReplyBytes } from '../base/limits.js';
-import type { Log } from '../target/target.js';
+import type { Log } from '../base/log.js';
 
 export const PARSE_ERROR = -32700;
 export const INVALID_REQUEST = -32600;

@@ -12,8 +12,8 @@ import {
   controlMessageBytes,
   handshakeMilliseconds,
 } from '../base/limits.js';
+import type { Log } from '../base/log.js';
 import type { QueueEvent } from '../queue/commands.js';
-import type { Log } from '../target/target.js';
 import type { Subscriber } from './commands.js';
 import type { EventParams } from './messages.js';
 import type { Rpc } from './rpc.js';

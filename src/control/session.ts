@@ -6,7 +6,7 @@
 
 import type { RawData, WebSocket } from 'ws';
 import { controlEventBytes, controlOutputBytes, controlRequestsInFlight } from '../base/limits.js';
-import type { Log } from '../target/target.js';
+import type { Log } from '../base/log.js';
 import type { Subscriber } from './commands.js';
 import type { Topic } from './messages.js';
 import type { Rpc } from './rpc.js';

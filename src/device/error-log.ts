@@ -1,6 +1,6 @@
 import { errorLogsPerSecond } from '../base/limits.js';
+import type { Log } from '../base/log.js';
 import type { Engine } from '../engine/engine.js';
-import type { Log } from '../target/target.js';
 
 /**
  * Logs failed I/O. A disk that has gone fails every request, so beyond a number in a second they

@@ -43,6 +43,8 @@ export class Split implements IoOwner {
   #underWay = 0;
   #error = 0;
   #issuing = false;
+  /** Bytes that a STATUS found in its list: a device above may have put some there already. */
+  #listedBefore = 0;
 
   constructor(splits: SplitPool, ios: IoPool) {
     this.#splits = splits;
@@ -56,6 +58,7 @@ export class Split implements IoOwner {
     this.#next = parent.offset;
     this.#underWay = 0;
     this.#error = 0;
+    this.#listedBefore = parent.extents?.bytes ?? 0;
     this.#issue();
   }
 
@@ -65,7 +68,7 @@ export class Split implements IoOwner {
     if (parent.operation === STATUS && this.#error === 0) {
       // The list may have filled up, or the part's target knew only the beginning.
       const list = parent.extents;
-      const known = list === null ? 0 : parent.offset + list.bytes;
+      const known = list === null ? 0 : parent.offset + list.bytes - this.#listedBefore;
       if (known < part.offset + part.length || (parent.flags & FLAG_ONE) !== 0) {
         this.#next = parent.offset + parent.length;
       }

@@ -2,13 +2,13 @@
  * The engine does all I/O of the data plane: files, sockets, timers. Everything above it is the
  * same code on every engine, and knows no file descriptor and no system call.
  *
- * Buffers are byte offsets into the engine's arena, lengths and file offsets are bytes. An operation
- * ends with one call of `done` on the completion it was given, perhaps before the call that started
- * it returns (a synchronous write does), so set up all state first. Results are like the kernel's:
- * a count of bytes, which may be short, or a negative errno.
+ * Buffers are byte offsets into the engine's arena, lengths and file offsets are bytes. An
+ * operation ends with one call of `done` on the completion it was given, perhaps before the call
+ * that started it returns (a synchronous write does), so set up all state first. Results are like
+ * the kernel's: a count of bytes, which may be short, or a negative errno.
  *
- * Everything an engine calls runs on one thread, one thing at a time, in *turns*: a turn handles all
- * that has completed, then runs the turn-end hooks, then waits.
+ * Everything an engine calls runs on one thread, one thing at a time, in *turns*: a turn handles
+ * all that has completed, then runs the turn-end hooks, then waits.
  */
 
 import type { Arena } from './arena.js';

@@ -13,8 +13,8 @@
  *   ...the call...
  *   lastReading = guard.endOf(start);
  *
- * A call that seems too long this way may have been charged with other work. It only makes the guard
- * measure the next ones exactly for a while; those can convict.
+ * A call that seems too long this way may have been charged with other work. It only makes the
+ * guard measure the next ones exactly for a while; those can convict.
  */
 
 import { stallMilliseconds, stallPenaltyMilliseconds } from '../base/limits.js';

@@ -1,6 +1,6 @@
 /**
- * One NBD request, from its header to its reply: what the client sent, the Ios that carry it out, and
- * the memory it holds. Requests come from a pool.
+ * One NBD request, from its header to its reply: what the client sent, the Ios that carry it out,
+ * and the memory it holds. Requests come from a pool.
  *
  *   compact request, 28 bytes, big-endian
  *    0 u32 magic   4 u16 flags   6 u16 type   8 u64 cookie   16 u64 offset   24 u32 length

@@ -14,12 +14,12 @@ import {
   receiveBytesMin,
   receiveWindows,
 } from '../base/limits.js';
+import type { Log } from '../base/log.js';
 import type { ErrorLog } from '../device/error-log.js';
 import { ExtentList } from '../device/extent-list.js';
 import type { IoPool } from '../device/io.js';
 import type { Arena } from '../engine/arena.js';
 import type { Engine, TurnEnd } from '../engine/engine.js';
-import type { Log } from '../target/target.js';
 import { BatchPool } from './reply.js';
 import { RequestPool } from './request.js';
 

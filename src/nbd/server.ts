@@ -2,6 +2,7 @@
 
 import { Deferred } from '../base/deferred.js';
 import { connections as connectionsMax, payloadBytes } from '../base/limits.js';
+import type { Log } from '../base/log.js';
 import type { Device } from '../device/device.js';
 import { ErrorLog } from '../device/error-log.js';
 import type { IoPool } from '../device/io.js';
@@ -12,7 +13,6 @@ import type {
   EngineSocket,
   ListenAddress,
 } from '../engine/engine.js';
-import type { Log } from '../target/target.js';
 import { Connection, type ConnectionOwner, type Exports } from './connection.js';
 import type { ExportEntry, ExportInfo } from './export.js';
 import { Resources } from './resources.js';

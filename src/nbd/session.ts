@@ -1,6 +1,6 @@
 /**
- * The transmission phase of one connection: requests are taken from what was received, checked once,
- * carried out by the device, and handed back to be answered. Nothing here knows a socket.
+ * The transmission phase of one connection: requests are taken from what was received, checked
+ * once, carried out by the device, and handed back to be answered. Nothing here knows a socket.
  *
  *   header -> admitted? -> valid? -> Ios to the device -> ended -> answer -> released
  *

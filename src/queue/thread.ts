@@ -12,6 +12,7 @@ import {
 import { EIO, ESHUTDOWN } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { arenaBytes } from '../base/limits.js';
+import type { Log } from '../base/log.js';
 import { IoPool } from '../device/io.js';
 import { DeviceRegistry } from '../device/registry.js';
 import { Arena } from '../engine/arena.js';
@@ -19,7 +20,6 @@ import { chooseEngine, type EngineChoice } from '../engine/choose.js';
 import type { Engine } from '../engine/engine.js';
 import { Server } from '../nbd/server.js';
 import { targetTypes } from '../target/registry.js';
-import type { Log } from '../target/target.js';
 import type { QueueCommand, QueueCommands, QueueEvent } from './commands.js';
 import type { Answer, Call, FromQueue } from './mailbox.js';
 

@@ -10,6 +10,7 @@
 import type { Backing, Features } from '../backing/backing.js';
 import { EINVAL } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
+import type { Log } from '../base/log.js';
 import type { Io, IoPool } from '../device/io.js';
 import type { Engine } from '../engine/engine.js';
 
@@ -45,21 +46,13 @@ export interface TargetContext {
   openBacking(word: string, sectorsNeeded: number): Backing;
 }
 
-/** Structured logging: fields first, then a lower-case text without a full stop. */
-export interface Log {
-  debug(fields: object, text: string): void;
-  info(fields: object, text: string): void;
-  warn(fields: object, text: string): void;
-  error(fields: object, text: string): void;
-}
-
 export interface Target {
   readonly type: TargetType;
   /** Where I/O may go; FLUSH goes to all of them unless `flush` is there. */
   readonly backings: readonly Backing[];
   /**
-   * The largest piece that `map` wants to see: pieces do not cross multiples of it, counted from the
-   * target's start. 0: no limit. (Chunk, region, stripe.)
+   * The largest piece that `map` wants to see: pieces do not cross multiples of it, counted from
+   * the target's start. 0: no limit. (Chunk, region, stripe.)
    */
   readonly maxIoSectors: number;
   /** What this target can do; see `commonFeatures` for those that pass everything on. */

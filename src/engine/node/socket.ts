@@ -3,8 +3,8 @@
  *
  * Receiving: the stream flows while there is somebody to give its data to. A chunk that is longer
  * than the receive it meets is kept, the stream is paused, and the rest goes to the next receives;
- * with the stream paused Node reads no more than its high-water mark from the system, so that a peer
- * that is not listened to is held up.
+ * with the stream paused Node reads no more than its high-water mark from the system, so that a
+ * peer that is not listened to is held up.
  *
  *   flowing, no chunk  --chunk longer than the receive, or no receive-->  paused, one chunk kept
  *          ^--------------------chunk used up, and one more receive-----------------'

@@ -6,8 +6,9 @@
  *   hooks (replies leave) -> continuations -> enter: submit and wait -> timers -> completions
  *        ^------------------------------------------------------------------------------'
  *
- * The loop blocks its thread. Promise continuations run only while it awaits, which it does in turns
- * that resolved a promise; the event loop as a whole (message ports) gets its chance then too.
+ * The loop blocks its thread. Promise continuations run only while it awaits, which it does in
+ * turns that resolved a promise; the event loop as a whole (message ports) gets its chance then
+ * too.
  */
 
 import { performance } from 'node:perf_hooks';

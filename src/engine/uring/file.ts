@@ -8,9 +8,10 @@
 
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { LRUCache } from 'lru-cache';
 import { EAGAIN, EINVAL, ENXIO, EOPNOTSUPP } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
-import { blockingBytesMax } from '../../base/limits.js';
+import { blockingBytesMax, fileSystems } from '../../base/limits.js';
 import { type Completion, type EngineFile, FUA, type OpenOptions } from '../engine.js';
 import { fileIdentity, isRotational, openFile } from '../file-facts.js';
 import { StallGuard } from '../stall-guard.js';
@@ -173,8 +174,8 @@ export class UringFile implements EngineFile {
   }
 }
 
-/** Abilities by file system, so that each is tried once. */
-const known = new Map<bigint, Abilities>();
+/** Abilities by file system, so that each of those in use is tried once. */
+const known = new LRUCache<bigint, Abilities>({ max: fileSystems });
 
 /**
  * Tries what the file system of a directory can do on a nameless file there. Where none can be made

@@ -1,6 +1,6 @@
 /**
- * The io_uring rings, shared with the kernel. Submissions are written into the queue and handed over
- * by `enter`, which also waits; completions are taken from theirs by `reap`.
+ * The io_uring rings, shared with the kernel. Submissions are written into the queue and handed
+ * over by `enter`, which also waits; completions are taken from theirs by `reap`.
  *
  *   submission, 64 bytes                        completion, 16 bytes
  *    0 u8 opcode  1 u8 flags  2 u16 ioprio       0 u64 user data
