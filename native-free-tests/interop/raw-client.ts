@@ -74,6 +74,16 @@ export interface Reply {
   readonly chunks: readonly number[];
 }
 
+/** What there is to compare of a reply, less its bytes. */
+export function facts({ cookie, error, data, chunks }: Reply): {
+  cookie: bigint;
+  error: number;
+  length: number;
+  chunks: readonly number[];
+} {
+  return { cookie, error, length: data.length, chunks };
+}
+
 /** A u16-counted or u32-counted text field. */
 export function named(name: string): Buffer {
   const bytes = Buffer.from(name);
@@ -118,7 +128,7 @@ export function encodeRequest(request: Request): Buffer {
 
 export class RawClient {
   readonly socket: Socket;
-  #received = Buffer.alloc(0);
+  #received: Buffer = Buffer.alloc(0);
   #chunks: Buffer[] = [];
   #chunksBytes = 0;
   #over = false;
@@ -164,7 +174,7 @@ export class RawClient {
     const wanted = `${Buffer.from('NBDMAGICIHAVEOPT').toString('hex')}0003`;
     if (greeting.toString('hex') !== wanted)
       throw new Error(`greeting ${greeting.toString('hex')}`);
-    client.send(u32(clientFlags));
+    void client.send(u32(clientFlags));
     return client;
   }
 
@@ -231,12 +241,12 @@ export class RawClient {
     }
   }
 
-  sendOption(option: number, data = Buffer.alloc(0), magic = IHAVEOPT): Promise<void> {
+  sendOption(option: number, data: Buffer = Buffer.alloc(0), magic = IHAVEOPT): Promise<void> {
     return this.send(u64(magic), u32(option), u32(data.length), data);
   }
 
   /** Sends an option, and takes its replies up to the last. */
-  async option(option: number, data = Buffer.alloc(0)): Promise<OptionReply[]> {
+  async option(option: number, data: Buffer = Buffer.alloc(0)): Promise<OptionReply[]> {
     void this.sendOption(option, data);
     const replies: OptionReply[] = [];
     for (;;) {
