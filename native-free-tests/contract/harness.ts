@@ -5,9 +5,9 @@
  */
 
 import type { Backing } from '../../src/backing/backing.js';
+import type { Log } from '../../src/base/log.js';
 import type { IoPool } from '../../src/device/io.js';
 import type { Engine } from '../../src/engine/engine.js';
-import type { Log } from '../../src/base/log.js';
 import type { TargetContext } from '../../src/target/target.js';
 
 export interface TargetHarness {

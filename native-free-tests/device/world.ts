@@ -1,9 +1,9 @@
 /** A registry of devices on the scripted engine, driven by its test. */
 
+import type { Log } from '../../src/base/log.js';
 import type { Device } from '../../src/device/device.js';
 import { IoPool } from '../../src/device/io.js';
 import { DeviceRegistry } from '../../src/device/registry.js';
-import type { Log } from '../../src/base/log.js';
 import { Disk, ScriptedEngine } from '../backing/scripted-engine.js';
 import { IoClient } from './io-client.js';
 

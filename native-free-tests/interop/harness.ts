@@ -6,9 +6,12 @@
 
 import type { ChildProcess } from 'node:child_process';
 import {
+  closeSync,
   existsSync,
   mkdtempSync,
+  openSync,
   readFileSync,
+  readSync,
   rmSync,
   truncateSync,
   writeFileSync,
@@ -57,6 +60,15 @@ export class Scratch {
     writeFileSync(path, '');
     truncateSync(path, bytes);
     return path;
+  }
+
+  /** A part of a file. */
+  read(name: string, offset: number, length: number): Buffer {
+    const file = openSync(this.file(name), 'r');
+    const buffer = Buffer.alloc(length);
+    const count = readSync(file, buffer, 0, length, offset);
+    closeSync(file);
+    return buffer.subarray(0, count);
   }
 
   /** A file of bytes that tell where they belong; another seed makes others. */
@@ -252,6 +264,13 @@ export class Daemon {
   terminate(): void {
     if (!this.#terminated) this.#child.kill('SIGTERM');
     this.#terminated = true;
+  }
+
+  /** Ends it as a crash would. */
+  async kill(): Promise<void> {
+    this.#child.kill('SIGKILL');
+    await this.#ended;
+    rmSync(this.#directory, { recursive: true, force: true });
   }
 
   /** Ends it by SIGTERM, if nobody has yet, and waits for that. */

@@ -1,6 +1,6 @@
 /** Targets as an NBD client sees them, alone, several in one table, and stacked. */
 
-import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import t from 'tap';
 import {
   type Daemon,
@@ -15,19 +15,12 @@ import {
 import { succeed } from './programs.js';
 import { libnbd } from './python.js';
 
-function bytesAt(path: string, offset: number, length: number): Buffer {
-  const fd = openSync(path, 'r');
-  const buffer = Buffer.alloc(length);
-  readSync(fd, buffer, 0, length, offset);
-  closeSync(fd);
-  return buffer;
-}
-
 eachEngine(t, 'striped', ['nbdcopy'], async (t, engine) => {
   const files = new Scratch(t);
   const chunk = 24 * KiB;
   const stripe = 128 * chunk;
-  const paths = ['a', 'b', 'c'].map((name) => files.sparse(`${name}.img`, stripe + 4096));
+  const names = ['a.img', 'b.img', 'c.img'];
+  const paths = names.map((name) => files.sparse(name, stripe + 4096));
   // Each stripe from the ninth sector of its file on.
   const words = paths.map((path) => `${path} 8`).join(' ');
   const table = `0 ${sectorsOf(3 * stripe)} striped 3 ${sectorsOf(chunk)} ${words}`;
@@ -36,12 +29,12 @@ eachEngine(t, 'striped', ['nbdcopy'], async (t, engine) => {
     await succeed('nbdcopy', ['-C', '4', '--request-size=65536', source, daemon.uri('striped')]);
     await t.test('puts chunks into its files in turn', async (t) => {
       const wanted = readFileSync(source);
-      for (const [index, path] of paths.entries()) {
-        t.ok(bytesAt(path, 0, 4096).equals(Buffer.alloc(4096)), 'nothing in front');
+      for (const [index, name] of names.entries()) {
+        t.ok(files.read(name, 0, 4096).equals(Buffer.alloc(4096)), 'nothing in front');
         for (let i = 0; i < stripe / chunk; i++) {
           const at = (3 * i + index) * chunk;
-          const found = bytesAt(path, 4096 + i * chunk, chunk);
-          if (!found.equals(wanted.subarray(at, at + chunk))) t.fail(`chunk ${i} of ${path}`);
+          const found = files.read(name, 4096 + i * chunk, chunk);
+          if (!found.equals(wanted.subarray(at, at + chunk))) t.fail(`chunk ${i} of ${name}`);
         }
       }
     });

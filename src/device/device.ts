@@ -56,6 +56,8 @@ export class Device implements IoAccount {
   #waitingFirst: Io | null = null;
   #waitingLast: Io | null = null;
   #waiting = 0;
+  /** Nobody will resume it any more: the errno for what would have to wait. Otherwise 0. */
+  #waitingErrno = 0;
   /** Commands on a device are carried out one after the other. */
   #commands: Promise<unknown> = Promise.resolve();
   readonly #dispatch = (slot: Slot, io: Io): void => this.#map(slot, io);
@@ -80,13 +82,14 @@ export class Device implements IoAccount {
   submit(io: Io): void {
     io.account = this;
     io.startedAt = this.#engine.now;
-    if (this.suspended) {
+    if (this.suspended && this.#waitingErrno === 0) {
       this.#wait(io);
       return;
     }
     this.#inside++;
     this.counters.setInFlight(this.#inside + this.#waiting);
-    this.#route(io);
+    if (this.suspended) io.complete(this.#waitingErrno);
+    else this.#route(io);
   }
 
   /** IoAccount: an Io that `submit` took has ended. */
@@ -179,8 +182,12 @@ export class Device implements IoAccount {
       if (!noFlush) await this.#flushNow(table);
       for (const slot of table.slots) await slot.target.suspend?.();
     } catch (error) {
-      // A flush that failed must be heard of: the device goes on with its old table.
-      this.#goOn();
+      // A flush that failed must be heard of: the device goes on with its old table, unless that is
+      // to be destroyed.
+      if (!this.removed) {
+        for (const slot of table.slots) await slot.target.resume?.();
+        this.#goOn();
+      }
       throw error;
     }
   }
@@ -238,8 +245,9 @@ export class Device implements IoAccount {
     }
   }
 
-  /** The daemon goes down: what waits for a resume will not see one. */
+  /** The daemon goes down: what waits for a resume, or would have to, will not see one. */
   failWaiting(errno: number): void {
+    this.#waitingErrno = errno;
     let io = this.#waitingFirst;
     this.#waitingFirst = null;
     this.#waitingLast = null;

@@ -70,15 +70,22 @@ export class DeviceRegistry {
       return device;
     } catch (error) {
       this.#devices.delete(name);
-      device.clear();
+      await device.remove();
       throw error;
     }
   }
 
-  load(name: string, table: string): Promise<void> {
+  /** Runs a command when those before it have ended; one of them may have removed the device. */
+  #command<T>(name: string, command: (device: Device) => Promise<T>): Promise<T> {
     const device = this.get(name);
-    return device.exclusively(async () => {
+    return device.exclusively(() => {
       if (device.removed) throw new MapperError(ENXIO, `no device "${name}"`);
+      return command(device);
+    });
+  }
+
+  load(name: string, table: string): Promise<void> {
+    return this.#command(name, async (device) => {
       device.load(await this.#createTable(device, table));
     });
   }
@@ -95,25 +102,20 @@ export class DeviceRegistry {
   }
 
   async clear(name: string): Promise<void> {
-    const device = this.get(name);
-    await device.exclusively(async () => device.clear());
+    await this.#command(name, async (device) => device.clear());
   }
 
   suspend(name: string, noFlush: boolean): Promise<void> {
-    const device = this.get(name);
-    return device.exclusively(() => device.suspend(noFlush));
+    return this.#command(name, (device) => device.suspend(noFlush));
   }
 
   resume(name: string): Promise<void> {
-    const device = this.get(name);
-    return device.exclusively(() => device.resume());
+    return this.#command(name, (device) => device.resume());
   }
 
   /** By force: clients are told to go, and devices that stand on it get errors. */
   async remove(name: string, force: boolean): Promise<void> {
-    const device = this.get(name);
-    await device.exclusively(async () => {
-      if (device.removed) throw new MapperError(ENXIO, `no device "${name}"`);
+    await this.#command(name, async (device) => {
       const users = [...device.users];
       if (users.length > 0 && !force) {
         const above = [...this.#devices.values()].filter((d) => dependencies(d).includes(device));
@@ -130,8 +132,7 @@ export class DeviceRegistry {
 
   async rename(name: string, newName: string): Promise<void> {
     checkName(newName);
-    const device = this.get(name);
-    await device.exclusively(async () => {
+    await this.#command(name, async (device) => {
       if (this.#devices.has(newName)) {
         throw new MapperError(EEXIST, `device "${newName}" exists already`);
       }
@@ -153,8 +154,7 @@ export class DeviceRegistry {
   }
 
   message(name: string, sector: number, words: readonly string[]): Promise<string> {
-    const device = this.get(name);
-    return device.exclusively(async () => {
+    return this.#command(name, async (device) => {
       const { target } = targetAt(device, sector);
       if (target.message === undefined) throw unrecognisedMessage(words);
       try {

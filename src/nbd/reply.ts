@@ -174,8 +174,9 @@ export class ReplyBatch {
   }
 
   #setOffset(at: number, offset: number): void {
-    this.#view.setUint32(at, Math.floor(offset / 4294967296));
-    this.#view.setUint32(at + 4, offset % 4294967296);
+    const high = Math.floor(offset / 4294967296);
+    this.#view.setUint32(at, high);
+    this.#view.setUint32(at + 4, offset - high * 4294967296);
   }
 
   #readChunks(request: Request): void {
