@@ -120,6 +120,9 @@ export class Disk {
   eraseAlignmentBytes = 1;
   /** Descriptors that are open. */
   descriptors = 0;
+  /** Operations come and do not end, until they are let go. */
+  stuck = false;
+  readonly held: (() => void)[] = [];
   openErrno: (options: OpenOptions) => number = () => 0;
   /** At most that many bytes, or a negative errno and nothing done. Undefined: all goes well. */
   script: (call: Call) => number | undefined = () => undefined;
@@ -137,6 +140,12 @@ export class Disk {
       const where = what === 'flush' ? '' : ` ${offset}+${length}`;
       return `${what}${where}${flags === 0 ? '' : ' fua'}${direct ? ' direct' : ''}`;
     });
+  }
+
+  /** Operations that were held go on: the one at that place, or all, also those still to come. */
+  letGo(index?: number): void {
+    if (index === undefined) this.stuck = false;
+    for (const start of this.held.splice(index ?? 0, index === undefined ? Infinity : 1)) start();
   }
 
   allocate(offset: number, end: number): void {
@@ -267,12 +276,14 @@ class ScriptedFile implements EngineFile {
     const erases = what === 'trim' || what === 'zero';
     const unit = erases ? this.#disk.eraseAlignmentBytes : this.alignmentBytes;
     const aligned = offset % unit === 0 && length % unit === 0 && (erases || memory % unit === 0);
-    this.#engine.start(() => {
+    const carryOut = (): number => {
       if (!aligned) return -EINVAL;
       const scripted = this.#disk.script(call) ?? length;
-      return scripted < 0
-        ? scripted
-        : run(Math.min(scripted, length, Math.max(0, this.size() - offset)));
-    }, ended);
+      if (scripted < 0) return scripted;
+      return run(Math.min(scripted, length, Math.max(0, this.size() - offset)));
+    };
+    const begin = (): void => this.#engine.start(carryOut, ended);
+    if (this.#disk.stuck) this.#disk.held.push(begin);
+    else begin();
   }
 }

@@ -40,7 +40,8 @@ function options(uri: string, ...more: string[]): string[] {
   ];
 }
 
-const verify = ['--verify=crc32c', '--verify_fatal=1', '--do_verify=1'];
+// Without the last, files of its state are left where the tests run.
+const verify = ['--verify=crc32c', '--verify_fatal=1', '--do_verify=1', '--verify_state_save=0'];
 
 async function fio(uri: string, ...more: string[]): Promise<Job> {
   const text = await succeed('fio', options(uri, ...more), {

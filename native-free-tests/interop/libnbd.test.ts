@@ -5,7 +5,7 @@
 
 import t from 'tap';
 import { eachEngine, linear, MiB, Scratch, sectorsOf, withDaemon } from './harness.js';
-import { libnbd } from './python.js';
+import { libnbd, nbdsh } from './python.js';
 
 const bytes = 128 * MiB;
 
@@ -262,6 +262,16 @@ eachEngine(t, 'libnbd', ['python3-libnbd'], async (t, engine) => {
     await t.test('no connection is left open', async (t) => {
       await t.resolves(daemon.untilUnused('disk'));
     });
+  });
+});
+
+eachEngine(t, 'nbdsh', ['python3-libnbd'], async (t, engine) => {
+  await withDaemon(t, { engine, devices: { disk: '0 2048 memory' } }, async (daemon) => {
+    for (const uri of [daemon.uri('disk'), daemon.tcpUri('disk')]) {
+      const lines = ['h.pwrite(b"shell", 3)', 'print(h.get_size(), h.pread(7, 2))'];
+      const printed = await nbdsh('-u', uri, ...lines.flatMap((line) => ['-c', line]));
+      t.equal(printed, "1048576 bytearray(b'\\x00shell\\x00')\n");
+    }
   });
 });
 

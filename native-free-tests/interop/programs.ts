@@ -14,7 +14,7 @@ const { CI, PATH = '' } = process.env;
 const inCi = CI === 'true';
 
 /** libnbd's module belongs to the Python that Debian ships, whatever else is in the path. */
-const python = '/usr/bin/python3';
+const debianPython = '/usr/bin/python3';
 
 const searchPath = [...PATH.split(':').filter((folder) => folder !== ''), '/usr/sbin', '/sbin'];
 
@@ -137,9 +137,9 @@ export async function fail(
   return output.stderr;
 }
 
-/** Runs a script in the Python that has libnbd; a failed assertion of its is an error here. */
-export function runPython(script: string, args: readonly string[] = []): Promise<string> {
-  return succeed(python, ['-I', '-c', script, ...args]);
+/** Runs the Python that has libnbd. */
+export function python(...args: string[]): Promise<string> {
+  return succeed(debianPython, ['-I', ...args]);
 }
 
 function commandText(program: string, args: readonly string[]): string {
@@ -165,7 +165,7 @@ export function requires(...programs: string[]): string | false {
 
 function isHere(program: string): boolean {
   if (program === 'python3-libnbd') {
-    return spawnSync(python, ['-I', '-c', 'import nbd'], { env: environment }).status === 0;
+    return spawnSync(debianPython, ['-I', '-c', 'import nbd'], { env: environment }).status === 0;
   }
   return searchPath.some((folder) => {
     try {

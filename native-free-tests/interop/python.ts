@@ -1,6 +1,6 @@
 /** Scripts for libnbd's Python module, and what they all start with. */
 
-import { runPython } from './programs.js';
+import { python } from './programs.js';
 
 /** Its arguments are the engine, and URIs. */
 const prelude = `
@@ -58,5 +58,10 @@ def finish(h):
 
 /** Runs a script; rejects with what Python says when an assertion in it fails. */
 export async function libnbd(engine: string, script: string, ...uris: string[]): Promise<void> {
-  await runPython(prelude + script, [engine, ...uris]);
+  await python('-c', prelude + script, engine, ...uris);
+}
+
+/** nbdsh is this module; its command would take whichever Python is first in the path. */
+export function nbdsh(...words: string[]): Promise<string> {
+  return python('-m', 'nbdsh', ...words);
 }

@@ -13,6 +13,7 @@ import { assert } from '../base/assert.js';
 import { errnoName } from '../base/errno.js';
 import {
   blockBytesMin,
+  contiguousBytes,
   disconnectMilliseconds,
   handshakeMilliseconds,
   receiveBytesMax,
@@ -198,15 +199,21 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     const wanted = this.#session?.bytesWanted ?? 1;
     const old = this.#window;
     const left = old === null ? 0 : old.end - old.at;
-    const size = Math.min(this.#windowBytes, this.#resources.windowBytesMax);
+    // What is carried over is less than the smallest window, and needs room behind it.
+    const least = left * 2 < receiveBytesMin ? receiveBytesMin : receiveBytesMin * 2;
+    const size = Math.max(least, Math.min(this.#windowBytes, this.#resources.windowBytesMax));
     if (old !== null) {
       if (old.holders === 0 && left === 0 && old.size === size) {
         old.at = 0;
         old.end = 0;
         return old;
       }
-      const fits = old.size - old.at >= wanted && old.size - old.end >= blockBytesMin;
-      if (fits && (left > 0 || old.holders > 0)) return old;
+      const fits = old.size - old.at >= wanted;
+      const room = old.size - old.end;
+      // A long payload fills the window to its end: only a short rest may be carried over, since the
+      // other window may be smaller.
+      const goesOn = room >= blockBytesMin || (room > 0 && left >= contiguousBytes);
+      if (fits && goesOn && (left > 0 || old.holders > 0)) return old;
       if (old.holders === 0 && old.size === size) {
         this.#carryOver(old, old, left);
         return old;
@@ -243,6 +250,8 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   }
 
   #carryOver(from: ReceiveWindow, to: ReceiveWindow, left: number): void {
+    assert(left < to.size, 'what is carried over leaves room in the window');
+    assert(left < to.size, 'what is carried over leaves room in the window');
     if (left > 0) this.#resources.arena.copy(to.memory, from.memory + from.at, left);
     to.at = 0;
     to.end = left;

@@ -17,6 +17,7 @@ import { assert } from '../base/assert.js';
 import { EIO, ENOMEM, ESHUTDOWN, errnoName } from '../base/errno.js';
 import {
   blockBytesMax,
+  blockBytesMin,
   contiguousBytes,
   payloadBytes,
   payloadBytesFatal,
@@ -133,7 +134,7 @@ export class Session implements RequestOwner {
       this.#payloadLeft -= drained;
     } else if (received >= this.#payloadLeft) {
       this.#write(request, window, this.#payloadLeft);
-    } else if (window.end === window.size && received >= contiguousBytes) {
+    } else if (window.size - window.end < blockBytesMin && received >= contiguousBytes) {
       const position = request.offset + request.length - this.#payloadLeft;
       const length = received - ((position + received) % cutBytes);
       this.#write(request, window, length);

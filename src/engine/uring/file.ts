@@ -170,7 +170,7 @@ export class UringFile implements EngineFile {
 
   close(): void {
     this.#ring.removeFile(this.#ringFile);
-    this.#system.close(this.#fd);
+    closeSync(this.#fd);
   }
 }
 

@@ -1,0 +1,458 @@
+import { Buffer } from 'node:buffer';
+import fc from 'fast-check';
+import t from 'tap';
+import { EIO } from '../../src/base/errno.js';
+import {
+  contiguousBytes,
+  payloadBytes,
+  payloadBytesFatal,
+  receiveBytesMax,
+  receiveBytesMin,
+  receiveWindows,
+  requestsPerConnection,
+} from '../../src/base/limits.js';
+import type { Disk } from '../backing/scripted-engine.js';
+import { random } from '../contract/pattern.js';
+import { pattern } from '../device/io-client.js';
+import {
+  CMD,
+  CMD_FLAG,
+  hello,
+  type Mode,
+  ReplyReader,
+  type RequestFields,
+  request,
+  simple,
+  structured,
+} from './client.js';
+import { contextData, infoData, option, u32 } from './conversation.js';
+import { type Client, Rig } from './rig.js';
+
+const MiB = 2 ** 20;
+
+/** Bytes cut at those places. */
+function cut(bytes: Buffer, cuts: readonly number[]): Buffer[] {
+  const pieces: Buffer[] = [];
+  let from = 0;
+  for (const at of [...cuts, bytes.length]) {
+    if (at > from) pieces.push(bytes.subarray(from, at));
+    from = Math.max(from, at);
+  }
+  return pieces;
+}
+
+function randomCuts(length: number, longest: number, next: (limit: number) => number): number[] {
+  const cuts: number[] = [];
+  for (let at = next(longest); at < length; at += 1 + next(longest)) cuts.push(at);
+  return cuts;
+}
+
+/** All kinds of requests, right and wrong, in an order in which none disturbs another. */
+function conversation(mode: Mode): { bytes: Buffer; requests: RequestFields[] } {
+  const requests: RequestFields[] = [];
+  const ask = (type: number, fields: Omit<RequestFields, 'type' | 'cookie'>): void => {
+    requests.push({ ...fields, type, cookie: requests.length + 1 });
+  };
+  ask(CMD.read, { offset: 0, length: 5000 });
+  ask(CMD.write, { offset: 100_000, payload: pattern(24_000, 1) });
+  ask(CMD.write, { offset: 2 ** 40, payload: pattern(3000, 2) });
+  ask(CMD.write, { offset: 300_000, payload: pattern(1, 3), flags: CMD_FLAG.fua });
+  ask(99, { offset: 1, length: 2 });
+  ask(CMD.flush, {});
+  ask(CMD.flush, { offset: 1 });
+  ask(CMD.read, { offset: 2 ** 41, length: 1 });
+  ask(CMD.read, { offset: 90_000, length: 0 });
+  ask(CMD.trim, { offset: 400_000, length: 70_000 });
+  ask(CMD.writeZeroes, { offset: 500_000, length: 70_000, flags: CMD_FLAG.noHole });
+  ask(CMD.blockStatus, { offset: 600_000, length: 100_000 });
+  ask(CMD.cache, { offset: 0, length: 100_000 });
+  ask(CMD.read, { offset: 20_000, length: 40_000, flags: mode.structured ? CMD_FLAG.df : 0 });
+  ask(CMD.write, { offset: 350_000, payload: pattern(17_000, 4) });
+  const options = [
+    u32(3),
+    option(77, 'data of an option that nobody knows'),
+    ...(mode.structured ? [option(8), option(10, contextData('it', 'base:allocation'))] : []),
+    option(6, infoData('nothing of that name')),
+    option(3),
+    option(7, infoData('it', 0, 1, 2, 3)),
+  ];
+  const disconnect = request({ type: CMD.disconnect, cookie: 0 });
+  const bytes = Buffer.concat([...options, ...requests.map(request), disconnect]);
+  return { bytes, requests };
+}
+
+interface Way {
+  readonly cuts: readonly number[];
+  readonly atOnce: boolean;
+  /** Everything is worked off between two pieces. */
+  readonly waits: boolean;
+}
+
+async function play(table: string, bytes: Buffer, way: Way): Promise<Buffer> {
+  const rig = new Rig(16 * MiB);
+  const disk = rig.disk('/disk', 4096);
+  disk.bytes.set(pattern(90_000, 8));
+  disk.allocate(0, 90_000);
+  await rig.create('it', table);
+  const socket = rig.accept(way.atOnce);
+  for (const piece of cut(bytes, way.cuts)) {
+    socket.push(piece);
+    if (way.waits) rig.work();
+  }
+  rig.work();
+  if (!socket.closed) throw new Error('the connection is open');
+  rig.atRest();
+  return socket.takeOutput();
+}
+
+for (const [title, mode] of [
+  ['simple', simple],
+  ['structured', structured],
+] as const) {
+  t.test(`answers the same however its requests are cut, in ${title} replies`, async (t) => {
+    const { bytes } = conversation(mode);
+    const next = random(5);
+    const ways: Way[] = [
+      { cuts: [], atOnce: false, waits: false },
+      { cuts: [], atOnce: true, waits: true },
+      { cuts: Array.from(bytes, (_, at) => at), atOnce: false, waits: true },
+      { cuts: Array.from(bytes, (_, at) => at), atOnce: true, waits: false },
+      ...[3, 40, 1000, 20_000].flatMap((longest) =>
+        [false, true].map((waits) => {
+          return { cuts: randomCuts(bytes.length, longest, next), atOnce: false, waits };
+        }),
+      ),
+    ];
+    // In memory everything ends at once, so that even the order of replies is the same.
+    const memory = await play('0 4096 memory', bytes, ways[0] as Way);
+    const { requests } = conversation(mode);
+    t.ok(memory.length > 16 * requests.length);
+    for (const way of ways) {
+      const other = await play('0 4096 memory', bytes, way);
+      t.ok(other.equals(memory), `${way.cuts.length} cuts`);
+    }
+    const sorted = async (way: Way): Promise<string[]> => {
+      return replies(await play('0 4096 linear /disk 0', bytes, way), conversation(mode), mode);
+    };
+    const disk = await sorted(ways[0] as Way);
+    t.equal(disk.length, requests.length);
+    for (const way of ways) t.same(await sorted(way), disk, `${way.cuts.length} cuts, on a disk`);
+  });
+}
+
+/** What the transmission part of a stream answers, by cookie. */
+function replies(
+  output: Buffer,
+  { requests }: { requests: RequestFields[] },
+  mode: Mode,
+): string[] {
+  const magic = mode.structured ? '668e33ef' : '67446698';
+  const reader = new ReplyReader(mode);
+  for (const fields of requests) reader.asked(fields);
+  const all = reader.take(output.subarray(output.indexOf(Buffer.from(magic, 'hex'))));
+  return all
+    .map(
+      ({ cookie, error, text, data, chunks }) =>
+        `${cookie} ${error} ${text} ${data.toString('hex')} ${chunks}`,
+    )
+    .sort();
+}
+
+t.test('keeps what is behind GO until the last handshake reply has gone', async (t) => {
+  const rig = new Rig();
+  await rig.create('it', '0 8 memory');
+  const socket = rig.accept();
+  socket.takeReplies(false);
+  socket.push(Buffer.concat([hello('it', simple), request({ type: CMD.flush, cookie: 5 })]));
+  rig.work();
+  t.equal(socket.takeOutput().length, 0);
+  t.equal(rig.devices.info('it').openCount, 0);
+  socket.takeReplies(true);
+  rig.work();
+  const output = socket.takeOutput();
+  t.equal(output.toString('hex', output.length - 16), '67446698000000000000000000000005');
+  socket.end();
+  rig.work();
+  t.ok(socket.closed);
+  rig.atRest();
+});
+
+/** A device over a disk of 8 MiB, and a connection to it. */
+async function onDisk(mode = simple, arenaBytes = 32 * MiB): Promise<{ rig: Rig; client: Client }> {
+  const rig = new Rig(arenaBytes);
+  rig.disk('/disk', (8 * MiB) / 512);
+  await rig.create('it', `0 ${(8 * MiB) / 512} linear /disk 0`);
+  return { rig, client: rig.connect('it', mode) };
+}
+
+t.test('writes payloads of any length from wherever they were received', async (t) => {
+  const write = fc.record({
+    offset: fc.nat(5 * MiB),
+    length: fc.oneof(
+      fc.integer({ min: 1, max: 3 * MiB }),
+      fc.integer({ min: 1, max: 70_000 }),
+      fc.integer({ min: -2, max: 2 }).map((beside) => contiguousBytes + beside),
+    ),
+  });
+  const longest = fc.constantFrom(30, 1500, 9000, 65_536, 200_000, 3 * MiB);
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(write, { minLength: 1, maxLength: 8 }),
+      longest,
+      fc.integer(),
+      fc.boolean(),
+      async (writes, longest, seed, slow) => {
+        const { rig, client } = await onDisk();
+        const next = random(seed);
+        rig.engine.shuffle(next);
+        const disk = rig.engine.disks.get('/disk');
+        const model = Buffer.alloc(8 * MiB);
+        const bytes: Buffer[] = [];
+        // Apart from one another, since they may end in any order.
+        let behind = 0;
+        for (const [i, { offset, length }] of writes.entries()) {
+          const at = behind + (offset % 10_000);
+          if (at + length > model.length) break;
+          const payload = pattern(length, i);
+          payload.copy(model, at);
+          behind = at + length;
+          const fields = { type: CMD.write, cookie: i + 1, offset: at, payload };
+          client.expect(fields);
+          bytes.push(request(fields));
+        }
+        const all = Buffer.concat(bytes);
+        const many = longest === 30 && all.length > 200_000 ? 3000 : longest;
+        for (const piece of cut(all, randomCuts(all.length, many, next))) {
+          client.socket.push(piece);
+          // A slow disk: few operations end while much is received.
+          if (next(slow ? 40 : 3) === 0) rig.engine.turn();
+        }
+        rig.work();
+        if (client.unanswered > 0) throw new Error(`${client.unanswered} without an answer`);
+        if (!model.equals(disk?.bytes ?? Buffer.alloc(0)))
+          throw new Error('other data on the disk');
+        client.leave();
+        rig.atRest();
+      },
+    ),
+    { numRuns: 60 },
+  );
+  t.pass('every byte is where it belongs');
+});
+
+t.test('fills a window to its end, however little room is left in it', async (t) => {
+  for (const room of [1, 28, 100, 4095]) {
+    // The window has grown to its most; then what comes is little, so the next would be smaller.
+    const { rig, client } = await onDisk();
+    client.answer(client.write(0, pattern(6 * MiB, 1)));
+    const payload = pattern(6 * MiB, 2);
+    const fields = { type: CMD.write, cookie: 77, offset: MiB, payload };
+    client.expect(fields);
+    let rest = request(fields);
+    while (rest.length > 0) {
+      const left = client.socket.room;
+      const length = Math.min(40_000, left > room ? left - room : Math.ceil(left / 2));
+      client.socket.push(rest.subarray(0, length));
+      rig.work();
+      rest = rest.subarray(length);
+    }
+    t.equal(client.reply(77)?.error, 0);
+    const found = rig.engine.disks.get('/disk')?.bytes.subarray(MiB, 7 * MiB);
+    t.ok(payload.equals(found ?? Buffer.alloc(0)), `${room} bytes of room`);
+    client.leave();
+    rig.atRest();
+  }
+});
+
+t.test('cuts long payloads at pages of the device only', async (t) => {
+  const { rig, client } = await onDisk();
+  const disk = rig.engine.disks.get('/disk');
+  t.equal(client.answer(client.write(1000, pattern(3 * MiB, 3))).error, 0);
+  const calls = disk?.takeCalls() ?? [];
+  t.ok(calls.length > 2);
+  for (const call of calls.slice(1)) {
+    const offset = Number(/ (\d+)\+/.exec(call)?.[1]);
+    t.equal(offset % 4096, 0, call);
+  }
+  for (const length of [1, 4096, contiguousBytes]) {
+    disk?.takeCalls();
+    client.answer(client.write(5, pattern(length, 4)));
+    t.same(disk?.takeCalls(), [`write 5+${length}`], 'a short payload is written in one piece');
+  }
+  client.leave();
+  rig.atRest();
+});
+
+t.test('grows its window with what comes, and shrinks it again', async (t) => {
+  const { rig, client } = await onDisk();
+  t.equal(rig.heldBytes, receiveBytesMin);
+  client.answer(client.write(0, pattern(6 * MiB, 5)));
+  t.equal(rig.heldBytes, receiveBytesMax);
+  for (let i = 0; i < 10; i++) client.answer(client.ask(CMD.flush));
+  t.equal(rig.heldBytes, receiveBytesMin);
+  client.leave();
+  rig.atRest();
+});
+
+t.test('keeps windows as long as writes need them, and no more than so many', async (t) => {
+  for (const order of ['first', 'last', 'random'] as const) {
+    const { rig, client } = await onDisk();
+    const next = random(9);
+    const disk = rig.engine.disks.get('/disk') as Disk;
+    client.answer(client.write(0, pattern(6 * MiB, 5)));
+    disk.stuck = true;
+    const payload = pattern(8 * MiB, 6);
+    const cookie = client.write(0, payload);
+    let most = 0;
+    for (;;) {
+      rig.work();
+      most = Math.max(most, rig.heldBytes);
+      if (disk.held.length === 0) break;
+      if (client.reply(cookie) === undefined && most > 0 && client.socket.unreceivedBytes > 0) {
+        t.notOk(client.socket.isReceiving, 'nothing is received while all windows are needed');
+      }
+      const count = disk.held.length;
+      disk.letGo(order === 'first' ? 0 : order === 'last' ? count - 1 : next(count));
+    }
+    t.equal(most, receiveWindows * receiveBytesMax);
+    t.equal(client.reply(cookie)?.error, 0);
+    t.ok(payload.equals(disk.bytes), order);
+    disk.letGo();
+    client.leave();
+    rig.atRest();
+  }
+});
+
+t.test('writes many small payloads that end late, in windows that move on', async (t) => {
+  const { rig, client } = await onDisk();
+  const next = random(11);
+  const disk = rig.engine.disks.get('/disk') as Disk;
+  const model = Buffer.alloc(8 * MiB);
+  disk.stuck = true;
+  for (let i = 0; i < 2000; i++) {
+    const payload = pattern(1 + next(4096), i);
+    payload.copy(model, i * 4096);
+    client.write(i * 4096, payload);
+    rig.work();
+    while (disk.held.length > 60) disk.letGo(next(disk.held.length));
+  }
+  while (client.unanswered > 0) {
+    rig.work();
+    if (disk.held.length > 0) disk.letGo(next(disk.held.length));
+  }
+  t.ok(model.equals(disk.bytes));
+  client.leave();
+  rig.atRest();
+});
+
+t.test('drains the payload of a WRITE that it refuses or that failed', async (t) => {
+  for (const pieceBytes of [1 << 30, 5000, 16]) {
+    const { rig, client } = await onDisk();
+    const disk = rig.engine.disks.get('/disk') as Disk;
+    const length = pieceBytes === 16 ? 3000 : 3 * MiB;
+    const push = (bytes: Buffer): void => {
+      const cuts = Array.from(
+        { length: bytes.length / pieceBytes },
+        (_, i) => (i + 1) * pieceBytes,
+      );
+      for (const piece of cut(bytes, cuts)) client.socket.push(piece);
+    };
+    const write = (cookie: number, offset: number, flags: number): void => {
+      const payload = pattern(length, 1);
+      const fields = { type: CMD.write, cookie, offset, payload, flags };
+      client.expect(fields);
+      push(request(fields));
+    };
+    write(1, 8 * MiB - 1, 0);
+    write(2, 0, 128);
+    disk.script = ({ what, offset }) => (what === 'write' && offset < MiB ? -EIO : undefined);
+    write(3, 500, 0);
+    rig.work();
+    t.equal(client.reply(1)?.error, 28);
+    t.equal(client.reply(2)?.error, 22);
+    t.equal(client.reply(3)?.error, 5);
+    t.equal(client.answer(client.ask(CMD.flush)).error, 0, 'the stream is in step');
+    client.leave();
+    rig.atRest();
+  }
+});
+
+t.test('leaves a client whose WRITE is beyond all measure', async (t) => {
+  const { rig, client } = await onDisk(structured);
+  const fields = { type: CMD.write, cookie: 1, offset: 0, length: payloadBytesFatal + 1 };
+  client.expect(fields);
+  client.socket.push(request(fields));
+  rig.work();
+  t.equal(client.reply(1)?.error, 28);
+  t.ok(client.socket.closed);
+  t.match(rig.logged, [/payload of 268435457 bytes, at most 67108864/]);
+  rig.atRest();
+});
+
+t.test('refuses and drains what is more than the largest payload', async (t) => {
+  const rig = new Rig(32 * MiB);
+  await rig.create('it', `0 ${2 ** 24} memory`);
+  const client = rig.connect('it', structured);
+  const fields = { type: CMD.write, cookie: 1, offset: 0, length: payloadBytes + 512 };
+  client.expect(fields);
+  client.socket.push(request(fields));
+  const piece = Buffer.alloc(MiB, 1);
+  for (let at = 0; at < payloadBytes; at += MiB) {
+    client.socket.push(piece);
+    rig.work();
+  }
+  t.equal(client.reply(1), undefined);
+  client.socket.push(piece.subarray(0, 512));
+  t.match(client.answer(1), { error: 22, text: /wanted at most 67108864/ });
+  t.match(client.answer(client.read(0, 8)), { error: 0, data: Buffer.alloc(8) });
+  t.equal(client.answer(client.read(0, payloadBytes + 1)).error, 22);
+  client.leave();
+  rig.atRest();
+});
+
+t.test('leaves a client whose stream is out of step', async (t) => {
+  const { rig, client } = await onDisk();
+  const before = client.read(0, 512);
+  client.socket.push(Buffer.alloc(28, 7));
+  client.socket.push(request({ type: CMD.flush, cookie: 99 }));
+  rig.work();
+  t.equal(client.reply(before)?.error, 0, 'what was asked before is answered');
+  t.ok(client.socket.closed);
+  t.equal(client.partialBytes, 0);
+  t.match(rig.logged, [/^peer0: disconnecting: request magic: found 0x7070707$/]);
+  rig.atRest();
+});
+
+t.test('takes so many requests at a time and no more', async (t) => {
+  const { rig, client } = await onDisk();
+  const disk = rig.engine.disks.get('/disk') as Disk;
+  disk.stuck = true;
+  for (let i = 0; i < 3 * requestsPerConnection; i++) client.read(i * 512, 512);
+  rig.work();
+  t.equal(disk.held.length, requestsPerConnection);
+  t.notOk(client.socket.isReceiving, 'and receives nothing until one is answered');
+  disk.letGo(100);
+  rig.work();
+  t.equal(disk.held.length, requestsPerConnection, 'one was answered, one was taken');
+  t.equal(client.unanswered, 3 * requestsPerConnection - 1);
+  disk.letGo();
+  rig.work();
+  t.equal(client.unanswered, 0);
+  client.leave();
+  rig.atRest();
+});
+
+t.test('sees a new size when another table is resumed', async (t) => {
+  const { rig, client } = await onDisk(structured);
+  await rig.wait(rig.devices.load('it', '0 100 linear /disk 0'));
+  await rig.wait(rig.devices.suspend('it', false));
+  const early = [client.read(0, 512), client.write(100 * 512, pattern(512, 1))];
+  rig.work();
+  t.equal(client.unanswered, 2, 'it waits');
+  await rig.wait(rig.devices.resume('it'));
+  t.equal(client.answer(early[0] as number).error, 0);
+  t.match(client.answer(early[1] as number), { error: 5, text: /EIO/ }, 'behind the new end');
+  t.match(client.answer(client.read(100 * 512, 512)), { error: 22, text: /within 51200/ });
+  client.leave();
+  rig.atRest();
+});

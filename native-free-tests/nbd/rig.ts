@@ -1,0 +1,170 @@
+/** A server with devices on the scripted engine, and clients that the test plays. */
+
+import { Buffer } from 'node:buffer';
+import { batchBytes, batchPieces, connections } from '../../src/base/limits.js';
+import { Server } from '../../src/nbd/server.js';
+import { World } from '../device/world.js';
+import {
+  CMD,
+  hello,
+  type Mode,
+  type Reply,
+  ReplyReader,
+  type RequestFields,
+  request,
+  structured,
+} from './client.js';
+import { FakeSocket, type Traffic } from './fake-socket.js';
+
+/** What a reply batch keeps for ever: its block, and its vector of 16 bytes a piece. */
+const batchBytesKept = batchBytes + 16 * batchPieces;
+
+export class Rig extends World {
+  readonly server: Server;
+  readonly traffic: Traffic = { sends: 0, mostSends: 0 };
+  /** What was told of connections: `open peer device`. */
+  readonly events: string[] = [];
+  readonly clients: Client[] = [];
+
+  constructor(arenaBytes?: number) {
+    super(arenaBytes);
+    this.server = new Server(this.engine, this.ios, this.devices, this.log, {
+      connection: (what, peer, device) => this.events.push(`${what} ${peer} ${device}`),
+    });
+  }
+
+  /** A socket that has just been accepted. */
+  accept(atOnce = false): FakeSocket {
+    const socket = new FakeSocket(this.engine, this.traffic);
+    socket.atOnce = atOnce;
+    this.server.accepted(socket, `peer${this.clients.length}`);
+    return socket;
+  }
+
+  /** A client that has the export and is ready for requests. */
+  connect(name: string, mode: Mode = structured, atOnce = false): Client {
+    const client = new Client(this, this.accept(atOnce), mode);
+    this.clients.push(client);
+    client.socket.push(hello(name, mode));
+    this.work();
+    const output = client.socket.takeOutput();
+    // The last option reply is the ACK to GO.
+    if (output.toString('hex', output.length - 20) !== '0003e889045565a9000000070000000100000000') {
+      throw new Error(`no export: ${output.toString('latin1')}`);
+    }
+    return client;
+  }
+
+  /** Ends everything that is under way, as far as no timer is needed for it. */
+  work(): void {
+    this.engine.advance(0);
+    while (this.engine.underWay.length > 0) this.engine.turn();
+  }
+
+  /** Bytes that are out, but for what the pools keep. */
+  get heldBytes(): number {
+    return this.engine.arena.inUse - this.traffic.mostSends * batchBytesKept;
+  }
+
+  /** Nothing is left of any connection. */
+  override atRest(): void {
+    for (const client of this.clients) {
+      if (!client.socket.closed) throw new Error('a socket is open');
+    }
+    let users = 0;
+    for (const device of this.devices.all()) users += device.users.size;
+    const left = {
+      ios: this.ios.inUse,
+      bytes: this.heldBytes,
+      operations: this.engine.underWay.length,
+      users,
+    };
+    for (const [what, count] of Object.entries(left)) {
+      if (count !== 0) throw new Error(`${what}: ${count} are left`);
+    }
+  }
+}
+
+export class Client {
+  readonly socket: FakeSocket;
+  readonly #rig: Rig;
+  readonly #reader: ReplyReader;
+  readonly #replies = new Map<number, Reply>();
+  /** Cookies in the order of their replies. */
+  readonly order: number[] = [];
+  #cookie = 0;
+
+  constructor(rig: Rig, socket: FakeSocket, mode: Mode) {
+    this.#rig = rig;
+    this.socket = socket;
+    this.#reader = new ReplyReader(mode);
+  }
+
+  /** Sends a request; its cookie. */
+  ask(type: number, fields: Omit<RequestFields, 'type' | 'cookie'> = {}): number {
+    const all: RequestFields = { ...fields, type, cookie: ++this.#cookie };
+    this.expect(all);
+    this.socket.push(request(all));
+    return this.#cookie;
+  }
+
+  read(offset: number, length: number, flags = 0): number {
+    return this.ask(CMD.read, { offset, length, flags });
+  }
+
+  write(offset: number, payload: Uint8Array, flags = 0): number {
+    return this.ask(CMD.write, { offset, payload, flags });
+  }
+
+  /** Of a request whose bytes the test pushes by itself. */
+  expect(fields: RequestFields): void {
+    this.#reader.asked(fields);
+    this.#cookie = Math.max(this.#cookie, fields.cookie);
+  }
+
+  get unanswered(): number {
+    this.#takeReplies();
+    return this.#reader.unanswered;
+  }
+
+  get partialBytes(): number {
+    this.#takeReplies();
+    return this.#reader.partialBytes;
+  }
+
+  /** The reply to a request, if it has come. */
+  reply(cookie: number): Reply | undefined {
+    this.#takeReplies();
+    return this.#replies.get(cookie);
+  }
+
+  /** The reply to a request, after everything has been worked off. */
+  answer(cookie: number): Reply {
+    this.#rig.work();
+    const reply = this.reply(cookie);
+    if (reply === undefined) throw new Error(`request ${cookie} has not been answered`);
+    return reply;
+  }
+
+  /** Leaves, and sees that the server does so too. */
+  leave(): void {
+    this.socket.push(request({ type: CMD.disconnect, cookie: 0 }));
+    this.#rig.work();
+    if (!this.socket.closed) throw new Error('the server has not closed');
+  }
+
+  #takeReplies(): void {
+    for (const reply of this.#reader.take(this.socket.takeOutput())) {
+      this.#replies.set(reply.cookie, reply);
+      this.order.push(reply.cookie);
+    }
+  }
+}
+
+/** More than that many are refused. */
+export const connectionsMax = connections;
+
+/** The bytes from hexadecimal text with blanks in it. */
+export function hex(text: string): Buffer {
+  return Buffer.from(text.replace(/\s+/g, ''), 'hex');
+}
