@@ -63,5 +63,5 @@ export async function libnbd(engine: string, script: string, ...uris: string[]):
 
 /** nbdsh is this module; its command would take whichever Python is first in the path. */
 export function nbdsh(...words: string[]): Promise<string> {
-  return python('-m', 'nbdsh', ...words);
+  return python('-c', 'import nbdsh; nbdsh.shell()', ...words);
 }

@@ -211,6 +211,11 @@ export class Device implements IoAccount {
     this.#goOn();
   }
 
+  /** Flushes, whether suspended or not. Throws MapperError. */
+  async flush(): Promise<void> {
+    if (this.live !== null) await this.#flushNow(this.live);
+  }
+
   /** Sends a flush past the suspension and waits for it. */
   async #flushNow(table: Table): Promise<void> {
     const done = new Deferred<number>(this.#engine);

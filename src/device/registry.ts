@@ -106,11 +106,22 @@ export class DeviceRegistry {
   }
 
   suspend(name: string, noFlush: boolean): Promise<void> {
-    return this.#command(name, (device) => device.suspend(noFlush));
+    return this.#command(name, async (device) => {
+      if (!noFlush) await this.#flushAhead(device);
+      await device.suspend(noFlush);
+    });
   }
 
   resume(name: string): Promise<void> {
-    return this.#command(name, (device) => device.resume());
+    return this.#command(name, async (device) => {
+      if (device.inactive !== null) await this.#flushAhead(device);
+      await device.resume();
+    });
+  }
+
+  /** Suspending flushes while clients wait: most of that is done before, while they need not. */
+  async #flushAhead(device: Device): Promise<void> {
+    if (!device.suspended) await device.flush();
   }
 
   /** By force: clients are told to go, and devices that stand on it get errors. */

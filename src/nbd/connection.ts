@@ -228,7 +228,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     if (held && this.#windowsHeld + 1 >= receiveWindows) return null;
     const memory = arena.allocate(size);
     if (memory < 0) {
-      if (old !== null && !held && old.size - left >= blockBytesMin) {
+      if (old !== null && !held && left < old.size) {
         this.#carryOver(old, old, left);
         return old;
       }

@@ -13,6 +13,7 @@
  */
 
 import { EACCES, EDQUOT, EFBIG, ENOSPC, EOPNOTSUPP, EPERM, EROFS } from '../base/errno.js';
+import { MapperError } from '../base/errors.js';
 import {
   batchBytes,
   batchPieces,
@@ -260,8 +261,16 @@ export class BatchPool {
   take(): ReplyBatch | null {
     const batch = this.#free.pop();
     if (batch !== undefined) return batch;
-    const block = this.#engine.arena.allocate(batchBytes);
-    return block < 0 ? null : new ReplyBatch(this.#engine, block);
+    const { arena } = this.#engine;
+    const block = arena.allocate(batchBytes);
+    if (block < 0) return null;
+    try {
+      return new ReplyBatch(this.#engine, block);
+    } catch (error) {
+      arena.free(block, batchBytes);
+      if (error instanceof MapperError) return null;
+      throw error;
+    }
   }
 
   give(batch: ReplyBatch): void {

@@ -88,6 +88,8 @@ export class Session implements RequestOwner {
   /** The WRITE whose payload is being received, and how much of it is still to come. */
   #receiving: Request | null = null;
   #payloadLeft = 0;
+  /** The request at the head waits for its turn among the large reads. */
+  #waitsForLarge = false;
 
   constructor(
     owner: SessionOwner,
@@ -115,14 +117,18 @@ export class Session implements RequestOwner {
   /** Takes what it can from the window. */
   take(window: ReceiveWindow): void {
     this.blocked = false;
+    const waited = this.#waitsForLarge;
+    this.#waitsForLarge = false;
     while (this.failure === null && !this.disconnected) {
       const received = window.end - window.at;
       if (this.#receiving !== null) {
-        if (!this.#takePayload(this.#receiving, window, received)) return;
+        if (!this.#takePayload(this.#receiving, window, received)) break;
       } else if (received < nbd.REQUEST_BYTES || !this.#takeRequest(window)) {
-        return;
+        break;
       }
     }
+    // What waited may have been refused, or not be large any more: its place is the next one's.
+    if (waited && !this.#waitsForLarge) this.#resources.forgetLarge(this);
   }
 
   /** False: more bytes are needed. */
@@ -230,7 +236,9 @@ export class Session implements RequestOwner {
     const { length } = request;
     const share = this.#resources.shareBytes;
     if (this.#held + length > share) {
-      if (length <= share || !this.#resources.takeLarge(length, this)) return false;
+      if (length <= share) return false;
+      this.#waitsForLarge = !this.#resources.takeLarge(length, this);
+      if (this.#waitsForLarge) return false;
       request.large = true;
     }
     if (!this.#allocate(request)) {
@@ -325,14 +333,21 @@ export class Session implements RequestOwner {
 
   /** Reads the range into a scratch block, piece after piece, so that the page cache has it. */
   #cache(request: Request): void {
-    request.memory = Math.max(0, this.#resources.arena.allocate(blockBytesMax));
-    // It is a hint: without memory to spare, or for too much of it, it is not followed.
-    if (request.memory === 0 || request.length > payloadBytes) return;
     const length = Math.min(request.length, blockBytesMax);
-    const io = this.#resources.ios.take(READ, request.offset, length, request);
+    // It is a hint: without memory to spare, or for too much of it, it is not followed.
+    if (request.length > payloadBytes || this.#held + length > this.#resources.shareBytes) return;
+    const memory = this.#resources.arena.allocate(length);
+    if (memory < 0) return;
+    this.#held += length;
+    request.memory = memory;
+    request.pending++;
+    this.#readAhead(request, request.offset, length);
+  }
+
+  #readAhead(request: Request, offset: number, length: number): void {
+    const io = this.#resources.ios.take(READ, offset, length, request);
     io.memory = request.memory;
     io.flags = FLAG_HOLES_OK;
-    request.pending++;
     this.device.submit(io);
   }
 
@@ -360,12 +375,13 @@ export class Session implements RequestOwner {
     const left = request.offset + request.length - offset;
     this.#resources.ios.give(io);
     if (left > 0 && request.error === 0) {
-      const next = this.#resources.ios.take(READ, offset, Math.min(left, blockBytesMax), request);
-      next.memory = request.memory;
-      next.flags = FLAG_HOLES_OK;
-      this.device.submit(next);
+      this.#readAhead(request, offset, Math.min(left, blockBytesMax));
       return;
     }
+    const scratchBytes = Math.min(request.length, blockBytesMax);
+    this.#resources.arena.free(request.memory, scratchBytes);
+    this.#held -= scratchBytes;
+    request.memory = 0;
     this.#part(request);
   }
 
@@ -391,18 +407,14 @@ export class Session implements RequestOwner {
     if (request.pieces !== null) {
       for (const piece of request.pieces) arena.free(piece.memory, piece.length);
     } else if (request.memory !== 0) {
-      arena.free(request.memory, request.type === nbd.CMD_READ ? request.length : blockBytesMax);
+      arena.free(request.memory, request.length);
     }
     if (request.large) this.#resources.giveLarge(request.length);
-    else if (request.memory !== 0 || request.pieces !== null) this.#heldLess(request);
+    else if (request.memory !== 0 || request.pieces !== null) this.#held -= request.length;
     if (request.extents !== null) this.#resources.giveExtents(request.extents);
     this.#resources.requests.give(request);
     this.inFlight--;
     if (this.blocked) this.#owner.unblocked();
-  }
-
-  #heldLess(request: Request): void {
-    if (request.type === nbd.CMD_READ) this.#held -= request.length;
   }
 
   /** Memory for large reads has come back; this session waits for some. */
