@@ -61,7 +61,7 @@ export async function libnbd(engine: string, script: string, ...uris: string[]):
   await python('-c', prelude + script, engine, ...uris);
 }
 
-/** nbdsh is this module; its command would take whichever Python is first in the path. */
+/** What the nbdsh command does, which would take whichever Python is first in the path. */
 export function nbdsh(...words: string[]): Promise<string> {
-  return python('-c', 'import nbdsh; nbdsh.shell()', ...words);
+  return python('-m', 'nbd', ...words);
 }

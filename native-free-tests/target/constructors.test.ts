@@ -3,6 +3,7 @@
 import t from 'tap';
 import { EINVAL, ENOENT } from '../../src/base/errno.js';
 import { MapperError } from '../../src/base/errors.js';
+import type { Log } from '../../src/base/log.js';
 import { splitWords } from '../../src/device/table-text.js';
 import {
   ArgumentReader,
@@ -12,7 +13,6 @@ import {
   quoted,
 } from '../../src/target/arguments.js';
 import { findTarget, targetTypes } from '../../src/target/registry.js';
-import type { Log } from '../../src/base/log.js';
 import type { Target } from '../../src/target/target.js';
 import { FakeHarness } from '../contract/fake-harness.js';
 import { contextAt, silent } from '../contract/harness.js';

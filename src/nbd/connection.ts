@@ -82,6 +82,15 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   #broken = false;
   #closed = false;
 
+  /** A timer is set for asking for memory again. */
+  #retrying = false;
+
+  readonly #retry: Completion = {
+    done: () => {
+      this.#retrying = false;
+      if (!this.#closed) this.#proceed();
+    },
+  };
   readonly #received: Completion = { done: (result) => this.#onReceived(result) };
   readonly #sent: Completion = { done: (result) => this.#onSent(result) };
 
@@ -251,7 +260,6 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
 
   #carryOver(from: ReceiveWindow, to: ReceiveWindow, left: number): void {
     assert(left < to.size, 'what is carried over leaves room in the window');
-    assert(left < to.size, 'what is carried over leaves room in the window');
     if (left > 0) this.#resources.arena.copy(to.memory, from.memory + from.at, left);
     to.at = 0;
     to.end = left;
@@ -268,8 +276,9 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   }
 
   #retryLater(): void {
-    const again: Completion = { done: () => (this.#closed ? undefined : this.#proceed()) };
-    this.#resources.engine.timer(memoryRetryMilliseconds, again);
+    if (this.#retrying) return;
+    this.#retrying = true;
+    this.#resources.engine.timer(memoryRetryMilliseconds, this.#retry);
   }
 
   /** SessionOwner: a request that had no room has some now. */
@@ -305,7 +314,8 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     if (this.#output.length === 0 && this.#readyFirst === null) return;
     const batch = this.#resources.batches.take();
     if (batch === null) {
-      this.#resources.engine.timer(memoryRetryMilliseconds, { done: () => this.#wakeSender() });
+      this.#atTurnEnd = true;
+      this.#resources.engine.timer(memoryRetryMilliseconds, { done: () => this.turnEnd() });
       return;
     }
     this.#batch = batch;
