@@ -19,13 +19,13 @@ import {
   controlMessageBytes,
   controlRequestsInFlight,
 } from '../../src/base/limits.js';
+import { listenOn, removeStaleSocket } from '../../src/base/unix-socket.js';
 import { Catalogue } from '../../src/control/catalogue.js';
 import { controlMethods } from '../../src/control/commands.js';
 import type { EventParams } from '../../src/control/messages.js';
 import { Rpc } from '../../src/control/rpc.js';
 import { ControlServer } from '../../src/control/server.js';
 import { StateLock } from '../../src/control/state-lock.js';
-import { listenOn, removeStaleSocket } from '../../src/control/unix-socket.js';
 import { ControlClient } from '../../src/ctl/client.js';
 import { FakeQueue } from './fake-queue.js';
 import { QuietLog } from './quiet-log.js';

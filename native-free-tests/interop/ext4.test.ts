@@ -114,14 +114,14 @@ eachEngine(t, 'ext4', programs, async (t, engine) => {
     const files = new Scratch(t);
     await withDaemon(t, { engine, devices: devices(files) }, async (daemon) => {
       await succeed('mkfs.ext4', ['-q', '-F', files.file('disk.img')]);
-      await whileChanging(t, daemon, files, mounted(files, daemon.uri('disk'), fill));
+      await whileChanging(daemon, files, mounted(files, daemon.uri('disk'), fill));
     });
     await isClean(t, files, files.file('disk.img'));
   });
 });
 
+/** Changes the table of "disk" until the work is done. */
 async function whileChanging(
-  t: Test,
   daemon: Daemon,
   files: Scratch,
   work: Promise<unknown>,
@@ -130,6 +130,8 @@ async function whileChanging(
   const done = work.finally(() => {
     working = false;
   });
+  // Heard of below.
+  done.catch(() => {});
   const path = files.file('disk.img');
   const sectors = sectorsOf(bytes);
   const tables = [
@@ -137,13 +139,11 @@ async function whileChanging(
     `0 ${sectors} linear file://${path}?direct=1 0`,
     linear(path, bytes),
   ];
-  let rounds = 0;
-  for (; working; rounds++) {
+  for (let round = 0; working; round++) {
     await daemon.call('suspend', { name: 'disk' });
-    await daemon.call('load', { name: 'disk', table: tables[rounds % tables.length] as string });
+    await daemon.call('load', { name: 'disk', table: tables[round % tables.length] as string });
     await daemon.call('resume', { name: 'disk' });
     await sleep(10);
   }
   await done;
-  t.ok(rounds > 1, 'the table was changed while the file system was used');
 }

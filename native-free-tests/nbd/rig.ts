@@ -77,6 +77,7 @@ export class Rig extends World {
       ios: this.ios.inUse,
       bytes: this.heldBytes,
       operations: this.engine.underWay.length,
+      timers: this.engine.timers,
       users,
     };
     for (const [what, count] of Object.entries(left)) {

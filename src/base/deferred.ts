@@ -1,4 +1,7 @@
-import type { Engine } from '../engine/engine.js';
+/** The engine, as far as promises concern it. */
+interface ContinuationRunner {
+  promiseResolved(): void;
+}
 
 /**
  * A promise that the data plane resolves. It tells the engine, which must let the continuation run
@@ -6,10 +9,10 @@ import type { Engine } from '../engine/engine.js';
  */
 export class Deferred<T> {
   readonly promise: Promise<T>;
-  readonly #engine: Pick<Engine, 'promiseResolved'>;
+  readonly #engine: ContinuationRunner;
   #resolve!: (value: T) => void;
 
-  constructor(engine: Pick<Engine, 'promiseResolved'>) {
+  constructor(engine: ContinuationRunner) {
     this.#engine = engine;
     this.promise = new Promise((resolve) => {
       this.#resolve = resolve;

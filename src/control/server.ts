@@ -13,12 +13,12 @@ import {
   handshakeMilliseconds,
 } from '../base/limits.js';
 import type { Log } from '../base/log.js';
+import { listenOn, type OwnedPath } from '../base/unix-socket.js';
 import type { QueueEvent } from '../queue/commands.js';
 import type { Subscriber } from './commands.js';
 import type { EventParams } from './messages.js';
 import type { Rpc } from './rpc.js';
 import { ControlSession } from './session.js';
-import { listenOn, type OwnedPath } from './unix-socket.js';
 
 export class ControlServer {
   readonly #http: Server;

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { EBUSY } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
 import { probeMilliseconds } from '../base/limits.js';
-import { connectTo, listenOn, type OwnedPath } from './unix-socket.js';
+import { connectTo, listenOn, type OwnedPath } from '../base/unix-socket.js';
 
 export class StateLock {
   readonly #server: Server;

@@ -5,8 +5,8 @@ import { WebSocket } from 'ws';
 import { ECONNRESET, EIO, ENOENT, errnoOf } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { controlReplyBytes } from '../base/limits.js';
+import { fittingSocketPath } from '../base/unix-socket.js';
 import type { EventParams, MethodName, Params, Results } from '../control/messages.js';
-import { fittingSocketPath } from '../control/unix-socket.js';
 
 interface Waiter {
   resolve(result: unknown): void;

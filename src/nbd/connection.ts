@@ -13,7 +13,6 @@ import { assert } from '../base/assert.js';
 import { errnoName } from '../base/errno.js';
 import {
   blockBytesMin,
-  contiguousBytes,
   disconnectMilliseconds,
   handshakeMilliseconds,
   receiveBytesMax,
@@ -217,12 +216,8 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
         old.end = 0;
         return old;
       }
-      const fits = old.size - old.at >= wanted;
-      const room = old.size - old.end;
-      // A long payload fills the window to its end: only a short rest may be carried over, since the
-      // other window may be smaller.
-      const goesOn = room >= blockBytesMin || (room > 0 && left >= contiguousBytes);
-      if (fits && goesOn && (left > 0 || old.holders > 0)) return old;
+      const fits = old.size - old.at >= wanted && old.size - old.end >= blockBytesMin;
+      if (fits && (left > 0 || old.holders > 0)) return old;
       if (old.holders === 0 && old.size === size) {
         this.#carryOver(old, old, left);
         return old;

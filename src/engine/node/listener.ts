@@ -4,7 +4,7 @@ import { createServer, isIP, type Server, type Socket } from 'node:net';
 import { EADDRINUSE, EBUSY, EINVAL } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
 import { socketReadAheadBytes } from '../../base/limits.js';
-import { listenOn, type OwnedPath } from '../../control/unix-socket.js';
+import { listenOn, type OwnedPath } from '../../base/unix-socket.js';
 import { addressText, hostAndPort } from '../address.js';
 import type { ConnectionHandler, EngineListener, ListenAddress } from '../engine.js';
 import type { NodeEngine } from './engine.js';

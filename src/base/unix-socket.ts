@@ -16,9 +16,9 @@ import { chmod, link, mkdtemp, rmdir, unlink } from 'node:fs/promises';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { basename, dirname, relative, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { EBUSY, EINVAL, errnoOf } from '../base/errno.js';
-import { MapperError, messageOf } from '../base/errors.js';
-import { probeMilliseconds, socketPathBytes } from '../base/limits.js';
+import { EBUSY, EINVAL, errnoOf } from './errno.js';
+import { MapperError, messageOf } from './errors.js';
+import { probeMilliseconds, socketPathBytes } from './limits.js';
 
 /** What stands for the socket's name while it is in its private folder: `.XXXXXX/s`. */
 const hiddenNameBytes = 9;
