@@ -161,6 +161,23 @@ t.test('waits for writes under way when the client is gone', async (t) => {
   }
 });
 
+t.test('forgets the answers that a broken connection cannot take', async (t) => {
+  const { rig } = await begin();
+  const client = rig.connect('it');
+  client.socket.takeReplies(false);
+  // One answer is being sent, the others wait for it.
+  client.ask(CMD.flush);
+  rig.work();
+  client.read(0, 2 * MiB);
+  for (let i = 0; i < 300; i++) client.read(i * 512, 8000);
+  rig.work();
+  client.socket.breakSends();
+  rig.work();
+  t.equal(client.unanswered, 302);
+  t.ok(client.socket.closed);
+  rig.atRest();
+});
+
 t.test('gives up a client that takes no replies when it is to go', async (t) => {
   const { rig } = await begin();
   const client = rig.connect('it');
