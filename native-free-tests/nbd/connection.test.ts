@@ -1,17 +1,6 @@
 import { Buffer } from 'node:buffer';
-import fc from 'fast-check';
 import t from 'tap';
-import { EIO } from '../../src/base/errno.js';
-import {
-  contiguousBytes,
-  payloadBytes,
-  payloadBytesFatal,
-  receiveBytesMax,
-  receiveBytesMin,
-  receiveWindows,
-  requestsPerConnection,
-} from '../../src/base/limits.js';
-import type { Disk } from '../backing/scripted-engine.js';
+import { payloadBytes, payloadBytesFatal, requestsPerConnection } from '../../src/base/limits.js';
 import { random } from '../contract/pattern.js';
 import { pattern } from '../device/io-client.js';
 import {
@@ -26,26 +15,10 @@ import {
   structured,
 } from './client.js';
 import { contextData, infoData, option, u32 } from './conversation.js';
-import { type Client, Rig } from './rig.js';
+import { cut, randomCuts } from './cuts.js';
+import { onDisk, Rig } from './rig.js';
 
 const MiB = 2 ** 20;
-
-/** Bytes cut at those places. */
-function cut(bytes: Buffer, cuts: readonly number[]): Buffer[] {
-  const pieces: Buffer[] = [];
-  let from = 0;
-  for (const at of [...cuts, bytes.length]) {
-    if (at > from) pieces.push(bytes.subarray(from, at));
-    from = Math.max(from, at);
-  }
-  return pieces;
-}
-
-function randomCuts(length: number, longest: number, next: (limit: number) => number): number[] {
-  const cuts: number[] = [];
-  for (let at = next(longest); at < length; at += 1 + next(longest)) cuts.push(at);
-  return cuts;
-}
 
 /** All kinds of requests, right and wrong, in an order in which none disturbs another. */
 function conversation(mode: Mode): { bytes: Buffer; requests: RequestFields[] } {
@@ -177,16 +150,8 @@ t.test('keeps what is behind GO until the last handshake reply has gone', async 
   rig.atRest();
 });
 
-/** A device over a disk of 8 MiB, and a connection to it. */
-async function onDisk(mode = simple, arenaBytes = 32 * MiB): Promise<{ rig: Rig; client: Client }> {
-  const rig = new Rig(arenaBytes);
-  rig.disk('/disk', (8 * MiB) / 512);
-  await rig.create('it', `0 ${(8 * MiB) / 512} linear /disk 0`);
-  return { rig, client: rig.connect('it', mode) };
-}
-
 t.test('leaves a client whose WRITE is beyond all measure', async (t) => {
-  const { rig, client } = await onDisk(structured);
+  const { rig, disk, client } = await onDisk(structured);
   const fields = { type: CMD.write, cookie: 1, offset: 0, length: payloadBytesFatal + 1 };
   client.expect(fields);
   client.socket.push(request(fields));
@@ -219,7 +184,7 @@ t.test('refuses and drains what is more than the largest payload', async (t) => 
 });
 
 t.test('leaves a client whose stream is out of step', async (t) => {
-  const { rig, client } = await onDisk();
+  const { rig, disk, client } = await onDisk();
   const before = client.read(0, 512);
   client.socket.push(Buffer.alloc(28, 7));
   client.socket.push(request({ type: CMD.flush, cookie: 99 }));
@@ -232,8 +197,7 @@ t.test('leaves a client whose stream is out of step', async (t) => {
 });
 
 t.test('takes so many requests at a time and no more', async (t) => {
-  const { rig, client } = await onDisk();
-  const disk = rig.engine.disks.get('/disk') as Disk;
+  const { rig, disk, client } = await onDisk();
   disk.stuck = true;
   for (let i = 0; i < 3 * requestsPerConnection; i++) client.read(i * 512, 512);
   rig.work();
@@ -251,7 +215,7 @@ t.test('takes so many requests at a time and no more', async (t) => {
 });
 
 t.test('sees a new size when another table is resumed', async (t) => {
-  const { rig, client } = await onDisk(structured);
+  const { rig, disk, client } = await onDisk(structured);
   await rig.wait(rig.devices.load('it', '0 100 linear /disk 0'));
   await rig.wait(rig.devices.suspend('it', false));
   const early = [client.read(0, 512), client.write(100 * 512, pattern(512, 1))];

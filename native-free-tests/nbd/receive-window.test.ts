@@ -4,57 +4,17 @@ import t from 'tap';
 import { EIO } from '../../src/base/errno.js';
 import {
   contiguousBytes,
-  payloadBytes,
-  payloadBytesFatal,
   receiveBytesMax,
   receiveBytesMin,
   receiveWindows,
-  requestsPerConnection,
 } from '../../src/base/limits.js';
-import type { Disk } from '../backing/scripted-engine.js';
 import { random } from '../contract/pattern.js';
 import { pattern } from '../device/io-client.js';
-import {
-  CMD,
-  CMD_FLAG,
-  hello,
-  type Mode,
-  ReplyReader,
-  type RequestFields,
-  request,
-  simple,
-  structured,
-} from './client.js';
-import { contextData, infoData, option, u32 } from './conversation.js';
-import { type Client, Rig } from './rig.js';
+import { CMD, request, simple } from './client.js';
+import { cut, randomCuts } from './cuts.js';
+import { onDisk } from './rig.js';
 
 const MiB = 2 ** 20;
-
-const MiB = 2**20;
-/** Bytes cut at those places. */
-function cut(bytes: Buffer, cuts: readonly number[]): Buffer[] {
-  const pieces: Buffer[] = [];
-  let from = 0;
-  for (const at of [...cuts, bytes.length]) {
-    if (at > from) pieces.push(bytes.subarray(from, at));
-    from = Math.max(from, at);
-  }
-  return pieces;
-}
-
-function randomCuts(length: number, longest: number, next: (limit: number) => number): number[] {
-  const cuts: number[] = [];
-  for (let at = next(longest); at < length; at += 1 + next(longest)) cuts.push(at);
-  return cuts;
-}
-
-/** A device over a disk of 8 MiB, and a connection to it. */
-async function onDisk(mode = simple, arenaBytes = 32 * MiB): Promise<{ rig: Rig; client: Client }> {
-  const rig = new Rig(arenaBytes);
-  rig.disk('/disk', (8 * MiB) / 512);
-  await rig.create('it', `0 ${(8 * MiB) / 512} linear /disk 0`);
-  return { rig, client: rig.connect('it', mode) };
-}
 
 t.test('writes payloads of any length from wherever they were received', async (t) => {
   const write = fc.record({
@@ -73,10 +33,9 @@ t.test('writes payloads of any length from wherever they were received', async (
       fc.integer(),
       fc.boolean(),
       async (writes, longest, seed, slow) => {
-        const { rig, client } = await onDisk();
         const next = random(seed);
+        const { rig, disk, client } = await onDisk(simple, next(4) === 0);
         rig.engine.shuffle(next);
-        const disk = rig.engine.disks.get('/disk');
         const model = Buffer.alloc(8 * MiB);
         const bytes: Buffer[] = [];
         // Apart from one another, since they may end in any order.
@@ -100,8 +59,7 @@ t.test('writes payloads of any length from wherever they were received', async (
         }
         rig.work();
         if (client.unanswered > 0) throw new Error(`${client.unanswered} without an answer`);
-        if (!model.equals(disk?.bytes ?? Buffer.alloc(0)))
-          throw new Error('other data on the disk');
+        if (!model.equals(disk.bytes)) throw new Error('other data on the disk');
         client.leave();
         rig.atRest();
       },
@@ -114,7 +72,7 @@ t.test('writes payloads of any length from wherever they were received', async (
 t.test('fills a window to its end, however little room is left in it', async (t) => {
   for (const room of [1, 28, 100, 4095]) {
     // The window has grown to its most; then what comes is little, so the next would be smaller.
-    const { rig, client } = await onDisk();
+    const { rig, disk, client } = await onDisk();
     client.answer(client.write(0, pattern(6 * MiB, 1)));
     const payload = pattern(6 * MiB, 2);
     const fields = { type: CMD.write, cookie: 77, offset: MiB, payload };
@@ -128,34 +86,33 @@ t.test('fills a window to its end, however little room is left in it', async (t)
       rest = rest.subarray(length);
     }
     t.equal(client.reply(77)?.error, 0);
-    const found = rig.engine.disks.get('/disk')?.bytes.subarray(MiB, 7 * MiB);
-    t.ok(payload.equals(found ?? Buffer.alloc(0)), `${room} bytes of room`);
+    const found = disk.bytes.subarray(MiB, 7 * MiB);
+    t.ok(payload.equals(found), `${room} bytes of room`);
     client.leave();
     rig.atRest();
   }
 });
 
 t.test('cuts long payloads at pages of the device only', async (t) => {
-  const { rig, client } = await onDisk();
-  const disk = rig.engine.disks.get('/disk');
+  const { rig, disk, client } = await onDisk();
   t.equal(client.answer(client.write(1000, pattern(3 * MiB, 3))).error, 0);
-  const calls = disk?.takeCalls() ?? [];
+  const calls = disk.takeCalls();
   t.ok(calls.length > 2);
   for (const call of calls.slice(1)) {
     const offset = Number(/ (\d+)\+/.exec(call)?.[1]);
     t.equal(offset % 4096, 0, call);
   }
   for (const length of [1, 4096, contiguousBytes]) {
-    disk?.takeCalls();
+    disk.takeCalls();
     client.answer(client.write(5, pattern(length, 4)));
-    t.same(disk?.takeCalls(), [`write 5+${length}`], 'a short payload is written in one piece');
+    t.same(disk.takeCalls(), [`write 5+${length}`], 'a short payload is written in one piece');
   }
   client.leave();
   rig.atRest();
 });
 
 t.test('grows its window with what comes, and shrinks it again', async (t) => {
-  const { rig, client } = await onDisk();
+  const { rig, disk, client } = await onDisk();
   t.equal(rig.heldBytes, receiveBytesMin);
   client.answer(client.write(0, pattern(6 * MiB, 5)));
   t.equal(rig.heldBytes, receiveBytesMax);
@@ -167,9 +124,8 @@ t.test('grows its window with what comes, and shrinks it again', async (t) => {
 
 t.test('keeps windows as long as writes need them, and no more than so many', async (t) => {
   for (const order of ['first', 'last', 'random'] as const) {
-    const { rig, client } = await onDisk();
+    const { rig, disk, client } = await onDisk();
     const next = random(9);
-    const disk = rig.engine.disks.get('/disk') as Disk;
     client.answer(client.write(0, pattern(6 * MiB, 5)));
     disk.stuck = true;
     const payload = pattern(8 * MiB, 6);
@@ -195,9 +151,8 @@ t.test('keeps windows as long as writes need them, and no more than so many', as
 });
 
 t.test('writes many small payloads that end late, in windows that move on', async (t) => {
-  const { rig, client } = await onDisk();
+  const { rig, disk, client } = await onDisk();
   const next = random(11);
-  const disk = rig.engine.disks.get('/disk') as Disk;
   const model = Buffer.alloc(8 * MiB);
   disk.stuck = true;
   for (let i = 0; i < 2000; i++) {
@@ -218,8 +173,7 @@ t.test('writes many small payloads that end late, in windows that move on', asyn
 
 t.test('drains the payload of a WRITE that it refuses or that failed', async (t) => {
   for (const pieceBytes of [1 << 30, 5000, 16]) {
-    const { rig, client } = await onDisk();
-    const disk = rig.engine.disks.get('/disk') as Disk;
+    const { rig, disk, client } = await onDisk();
     const length = pieceBytes === 16 ? 3000 : 3 * MiB;
     const push = (bytes: Buffer): void => {
       const cuts = Array.from(
@@ -247,4 +201,3 @@ t.test('drains the payload of a WRITE that it refuses or that failed', async (t)
     rig.atRest();
   }
 });
-

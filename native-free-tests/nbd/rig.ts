@@ -1,8 +1,9 @@
 /** A server with devices on the scripted engine, and clients that the test plays. */
 
 import { Buffer } from 'node:buffer';
-import { batchBytes, batchPieces, connections } from '../../src/base/limits.js';
+import { batchBytes, batchPieces } from '../../src/base/limits.js';
 import { Server } from '../../src/nbd/server.js';
+import type { Disk } from '../backing/scripted-engine.js';
 import { World } from '../device/world.js';
 import {
   CMD,
@@ -12,6 +13,7 @@ import {
   ReplyReader,
   type RequestFields,
   request,
+  simple,
   structured,
 } from './client.js';
 import { FakeSocket, type Traffic } from './fake-socket.js';
@@ -162,10 +164,19 @@ export class Client {
   }
 }
 
-/** More than that many are refused. */
-export const connectionsMax = connections;
-
 /** The bytes from hexadecimal text with blanks in it. */
 export function hex(text: string): Buffer {
   return Buffer.from(text.replace(/\s+/g, ''), 'hex');
+}
+
+/** A device over a disk of 8 MiB, and a connection to it. */
+export async function onDisk(
+  mode = simple,
+  atOnce = false,
+): Promise<{ rig: Rig; disk: Disk; client: Client }> {
+  const sectors = 16_384;
+  const rig = new Rig(32 * 2 ** 20);
+  const disk = rig.disk('/disk', sectors);
+  await rig.create('it', `0 ${sectors} linear /disk 0`);
+  return { rig, disk, client: rig.connect('it', mode, atOnce) };
 }
