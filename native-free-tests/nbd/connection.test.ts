@@ -151,7 +151,7 @@ t.test('keeps what is behind GO until the last handshake reply has gone', async 
 });
 
 t.test('leaves a client whose WRITE is beyond all measure', async (t) => {
-  const { rig, disk, client } = await onDisk(structured);
+  const { rig, client } = await onDisk(structured);
   const fields = { type: CMD.write, cookie: 1, offset: 0, length: payloadBytesFatal + 1 };
   client.expect(fields);
   client.socket.push(request(fields));
@@ -184,7 +184,7 @@ t.test('refuses and drains what is more than the largest payload', async (t) => 
 });
 
 t.test('leaves a client whose stream is out of step', async (t) => {
-  const { rig, disk, client } = await onDisk();
+  const { rig, client } = await onDisk();
   const before = client.read(0, 512);
   client.socket.push(Buffer.alloc(28, 7));
   client.socket.push(request({ type: CMD.flush, cookie: 99 }));
@@ -215,7 +215,7 @@ t.test('takes so many requests at a time and no more', async (t) => {
 });
 
 t.test('sees a new size when another table is resumed', async (t) => {
-  const { rig, disk, client } = await onDisk(structured);
+  const { rig, client } = await onDisk(structured);
   await rig.wait(rig.devices.load('it', '0 100 linear /disk 0'));
   await rig.wait(rig.devices.suspend('it', false));
   const early = [client.read(0, 512), client.write(100 * 512, pattern(512, 1))];

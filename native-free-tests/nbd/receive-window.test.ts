@@ -112,7 +112,7 @@ t.test('cuts long payloads at pages of the device only', async (t) => {
 });
 
 t.test('grows its window with what comes, and shrinks it again', async (t) => {
-  const { rig, disk, client } = await onDisk();
+  const { rig, client } = await onDisk();
   t.equal(rig.heldBytes, receiveBytesMin);
   client.answer(client.write(0, pattern(6 * MiB, 5)));
   t.equal(rig.heldBytes, receiveBytesMax);

@@ -280,11 +280,6 @@ export class Device implements IoAccount {
       this.#goOn();
     }
   }
-
-  /** A table event: something that `dmsetup wait` waits for has happened. */
-  raiseEvent(): void {
-    this.eventNumber++;
-  }
 }
 
 /** The target that holds a sector, for messages. */

@@ -12,7 +12,7 @@ import type { Log } from '../base/log.js';
 import type { Engine } from '../engine/engine.js';
 import type { DeviceInfo, TableLine } from '../queue/commands.js';
 import { unrecognisedMessage } from '../target/target.js';
-import { Device, targetAt } from './device.js';
+import { Device, type DeviceUser, targetAt } from './device.js';
 import type { IoPool } from './io.js';
 import { SplitPool } from './split.js';
 import { createTable, type Slot, type Table } from './table.js';
@@ -124,7 +124,10 @@ export class DeviceRegistry {
     if (!device.suspended) await device.flush();
   }
 
-  /** By force: clients are told to go, and devices that stand on it get errors. */
+  /**
+   * All or nothing: a device whose last flush fails stays. By force it goes, clients are told to go,
+   * and devices that stand on it get errors.
+   */
   async remove(name: string, force: boolean): Promise<void> {
     await this.#command(name, async (device) => {
       const users = [...device.users];
@@ -135,10 +138,22 @@ export class DeviceRegistry {
         if (clients > 0) found.push(`${clients} client${clients === 1 ? '' : 's'}`);
         throw new MapperError(EBUSY, `device "${name}" is in use by ${found.join(', ')}`);
       }
-      this.#devices.delete(device.name);
-      for (const user of users) user.deviceRemoved();
-      await device.remove();
+      if (!force) await this.#flushAhead(device);
+      const failure = await this.#unmake(device, users);
+      if (failure !== null) this.#log.error({ device: name }, `removed all the same: ${failure}`);
     });
+  }
+
+  /** Takes a device out of the world. What its last flush failed with, or null. */
+  async #unmake(device: Device, users: readonly DeviceUser[]): Promise<string | null> {
+    this.#devices.delete(device.name);
+    for (const user of users) user.deviceRemoved();
+    try {
+      await device.remove();
+      return null;
+    } catch (error) {
+      return messageOf(error);
+    }
   }
 
   async rename(name: string, newName: string): Promise<void> {
@@ -210,12 +225,11 @@ export class DeviceRegistry {
     for (;;) {
       const top = [...this.#devices.values()].find((device) => device.users.size === 0);
       if (top === undefined) break;
-      try {
-        await this.remove(top.name, true);
-      } catch (error) {
-        failures.push(messageOf(error));
-      }
+      const failure = await top.exclusively(async () =>
+        top.removed ? null : await this.#unmake(top, []),
+      );
       this.#devices.delete(top.name);
+      if (failure !== null) failures.push(failure);
     }
     if (failures.length > 0) throw new Error(failures.join('; '));
   }
