@@ -44,6 +44,13 @@ const WRITING_ZEROES = 4;
 /** The flush that makes a TRIM or ZERO with FUA durable. */
 const FLUSHING = 5;
 
+/**
+ * Direct transfers keep to whole pages of the page cache, even where the disk's blocks are smaller:
+ * the kernel cannot drop a page for a direct write while a buffered write makes it dirty, and the
+ * next flush would fail.
+ */
+const pageBytes = 4096;
+
 export class FileBacking implements IoContinuation {
   readonly features: Features;
   readonly #engine: Engine;
@@ -51,6 +58,8 @@ export class FileBacking implements IoContinuation {
   /** For unaligned requests on a file opened with O_DIRECT; otherwise the file itself. */
   readonly #buffered: EngineFile;
   readonly #alignment: number;
+  /** What a direct transfer begins and ends at a multiple of. */
+  readonly #unit: number;
   readonly #holes: HoleCache;
   readonly #errors: ErrorLog;
   /** File systems tell only by refusing that they cannot. */
@@ -68,6 +77,7 @@ export class FileBacking implements IoContinuation {
     this.#file = file;
     this.#buffered = buffered;
     this.#alignment = file.alignmentBytes;
+    this.#unit = Math.max(pageBytes, file.alignmentBytes);
     this.#holes = holes;
     this.#errors = errors;
     this.#canTrim = file.canTrim;
@@ -78,7 +88,7 @@ export class FileBacking implements IoContinuation {
       fastZero: file.canZero || file.canTrim,
       extents: file.canExtents,
       rotational: file.rotational,
-      blockBytes: file.alignmentBytes,
+      blockBytes: file.alignmentBytes === 1 ? 1 : this.#unit,
     };
   }
 
@@ -146,7 +156,7 @@ export class FileBacking implements IoContinuation {
   /** Under O_DIRECT: decides whether this Io can go there, if need be from an aligned copy. */
   #align(io: Io): void {
     const mask = this.#alignment - 1;
-    if (io.backingOffset % this.#alignment !== 0 || (io.length & mask) !== 0) {
+    if (io.backingOffset % this.#unit !== 0 || io.length % this.#unit !== 0) {
       io.stage = BUFFERED;
     } else if ((io.memory & mask) !== 0) {
       const copy = io.length <= blockBytesMax ? this.#engine.arena.allocate(io.length) : -1;
@@ -178,7 +188,7 @@ export class FileBacking implements IoContinuation {
       this.#failed(io, EIO, 'end of file');
     } else {
       // The rest of a direct transfer may be unaligned.
-      if (this.#alignment > 1 && io.progress % this.#alignment !== 0) io.stage = BUFFERED;
+      if (this.#alignment > 1 && io.progress % this.#unit !== 0) io.stage = BUFFERED;
       this.#transfer(io);
     }
   }

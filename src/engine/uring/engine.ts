@@ -73,8 +73,9 @@ export class UringEngine implements Engine {
     arena.zero(this.#waitArgument, 4096);
     const timespec = this.base + this.#waitArgument + getEventsBytes;
     arena.view.setBigUint64(this.#waitArgument + 16, BigInt(timespec), true);
-    const headers = arena.allocate(connections * messageHeaderBytes);
-    for (let i = connections - 1; i >= 0; i--) {
+    // One more than there may be connections: that one is accepted in order to be refused.
+    const headers = arena.allocate((connections + 1) * messageHeaderBytes);
+    for (let i = connections; i >= 0; i--) {
       this.#messageHeaders.push(headers + i * messageHeaderBytes);
     }
   }
