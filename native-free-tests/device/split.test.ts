@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import t, { type Test } from 'tap';
 import type { Backing } from '../../src/backing/backing.js';
 import { EIO, ENOSPC } from '../../src/base/errno.js';
-import { deviceBytes, splitParts } from '../../src/base/limits.js';
+import { deviceBytes, splitParts, statusParts } from '../../src/base/limits.js';
 import { Device } from '../../src/device/device.js';
 import { EXTENT_HOLE, EXTENT_ZERO, type ExtentList } from '../../src/device/extent-list.js';
 import {
@@ -299,6 +299,17 @@ t.test('stops describing where a target does not know on', async (t) => {
     [1904, hole],
   ]);
   t.same(bench.start(STATUS, 7000, 9000)[0]?.extents, [], 'not even the beginning');
+  bench.atRest();
+});
+
+t.test('describes so many parts and no more, so that nobody waits for it long', async (t) => {
+  const target = describing(0, [[2 ** 40, 0]]);
+  Object.assign(target, { maxIoSectors: 8 });
+  const bench = new Bench(tableOf([[2 ** 23, target]]));
+  const [ended] = bench.start(STATUS, 512, 2 ** 32 - 512);
+  t.same(ended?.extents, [[statusParts * 4096 - 512, 0]]);
+  const [next] = bench.start(STATUS, 8 * 2 ** 20, 2 ** 20);
+  t.same(next?.extents, [[2 ** 20, 0]]);
   bench.atRest();
 });
 

@@ -1,6 +1,7 @@
 /** A server with devices on the scripted engine, and clients that the test plays. */
 
 import { Buffer } from 'node:buffer';
+import { ECONNRESET } from '../../src/base/errno.js';
 import { batchBytes, batchPieces } from '../../src/base/limits.js';
 import { Server } from '../../src/nbd/server.js';
 import type { Disk } from '../backing/scripted-engine.js';
@@ -20,6 +21,9 @@ import { FakeSocket, type Traffic } from './fake-socket.js';
 
 /** What a reply batch keeps for ever: its block, and its vector of 16 bytes a piece. */
 const batchBytesKept = batchBytes + 16 * batchPieces;
+
+/** The ACK to GO. */
+const acknowledged = '0003e889045565a9000000070000000100000000';
 
 export class Rig extends World {
   readonly server: Server;
@@ -45,16 +49,29 @@ export class Rig extends World {
 
   /** A client that has the export and is ready for requests. */
   connect(name: string, mode: Mode = structured, atOnce = false): Client {
-    const client = new Client(this, this.accept(atOnce), mode);
-    this.clients.push(client);
-    client.socket.push(hello(name, mode));
-    this.work();
-    const output = client.socket.takeOutput();
-    // The last option reply is the ACK to GO.
-    if (output.toString('hex', output.length - 20) !== '0003e889045565a9000000070000000100000000') {
-      throw new Error(`no export: ${output.toString('latin1')}`);
-    }
+    const client = this.tryConnect(name, mode, atOnce);
+    if (client === null) throw new Error(`no export "${name}"`);
     return client;
+  }
+
+  /** Null when it is refused, or when there is no memory for it within a while. */
+  tryConnect(name: string, mode: Mode, atOnce = false): Client | null {
+    const socket = this.accept(atOnce);
+    socket.push(hello(name, mode));
+    let output = Buffer.alloc(0);
+    for (let wait = 0; wait < 10; wait++) {
+      this.work();
+      output = Buffer.concat([output, socket.takeOutput()]);
+      // The last option reply is the ACK to GO.
+      if (output.toString('hex', output.length - 20) === acknowledged) {
+        const client = new Client(this, socket, mode);
+        this.clients.push(client);
+        return client;
+      }
+      this.engine.advance(10);
+    }
+    socket.end(ECONNRESET);
+    return null;
   }
 
   /** Ends everything that is under way, as far as no timer is needed for it. */

@@ -147,3 +147,11 @@ export const socketReadAheadBytes = 64 * KiB;
 export const signalRepeatMilliseconds = 500;
 /** File systems whose abilities are remembered. */
 export const fileSystems = 64;
+
+// Splits.
+
+/**
+ * Parts of one STATUS, looked up one after the other, often in one go: a thousand take a
+ * millisecond or two. The answer ends there, and who wants more asks again.
+ */
+export const statusParts = 1024;

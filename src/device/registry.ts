@@ -125,8 +125,8 @@ export class DeviceRegistry {
   }
 
   /**
-   * All or nothing: a device whose last flush fails stays. By force it goes, clients are told to go,
-   * and devices that stand on it get errors.
+   * All or nothing: a device whose last flush fails stays. By force it goes, clients are told to
+   * go, and devices that stand on it get errors.
    */
   async remove(name: string, force: boolean): Promise<void> {
     await this.#command(name, async (device) => {

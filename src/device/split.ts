@@ -10,7 +10,7 @@
  */
 
 import { EIO } from '../base/errno.js';
-import { splitParts } from '../base/limits.js';
+import { splitParts, statusParts } from '../base/limits.js';
 import {
   FLAG_FUA,
   FLAG_HOLES_OK,
@@ -45,6 +45,8 @@ export class Split implements IoOwner {
   #issuing = false;
   /** Bytes that a STATUS found in its list: a device above may have put some there already. */
   #listedBefore = 0;
+  /** Parts of a STATUS so far. */
+  #statusParts = 0;
 
   constructor(splits: SplitPool, ios: IoPool) {
     this.#splits = splits;
@@ -59,6 +61,7 @@ export class Split implements IoOwner {
     this.#underWay = 0;
     this.#error = 0;
     this.#listedBefore = parent.extents?.bytes ?? 0;
+    this.#statusParts = 0;
     this.#issue();
   }
 
@@ -69,7 +72,8 @@ export class Split implements IoOwner {
       // The list may have filled up, or the part's target knew only the beginning.
       const list = parent.extents;
       const known = list === null ? 0 : parent.offset + list.bytes - this.#listedBefore;
-      if (known < part.offset + part.length || (parent.flags & FLAG_ONE) !== 0) {
+      const enough = (parent.flags & FLAG_ONE) !== 0 || ++this.#statusParts === statusParts;
+      if (known < part.offset + part.length || enough) {
         this.#next = parent.offset + parent.length;
       }
     }
