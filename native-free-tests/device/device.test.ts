@@ -404,6 +404,22 @@ t.test('removes what nobody uses, and by force what somebody does', async (t) =>
   world.atRest();
 });
 
+t.test('does not remove a device that comes into use during its last flush', async (t) => {
+  const world = new World();
+  const disk = world.disk('/disk', 100);
+  const device = await world.create('a', '0 100 linear /disk 0');
+  disk.stuck = true;
+  const removed = world.devices.remove('a', false);
+  await nextTurn();
+  t.equal(disk.held.length, 1, 'it is being flushed');
+  const user = { deviceRemoved: (): void => void t.fail('it was removed') };
+  device.users.add(user);
+  disk.letGo();
+  await t.rejects(world.wait(removed), { code: 'EBUSY', message: /in use by 1 client$/ });
+  t.equal(world.devices.find('a'), device);
+  t.equal((await world.wait(world.client(device).run(READ, 0, 512))).errno, 0);
+});
+
 t.test('renames a device under others', async (t) => {
   const world = new World();
   world.disk('/disk', 100);

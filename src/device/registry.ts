@@ -130,18 +130,26 @@ export class DeviceRegistry {
    */
   async remove(name: string, force: boolean): Promise<void> {
     await this.#command(name, async (device) => {
-      const users = [...device.users];
-      if (users.length > 0 && !force) {
-        const above = [...this.#devices.values()].filter((d) => dependencies(d).includes(device));
-        const clients = users.filter((user) => !(user instanceof DeviceBacking)).length;
-        const found = [...above.map((d) => `device "${d.name}"`)];
-        if (clients > 0) found.push(`${clients} client${clients === 1 ? '' : 's'}`);
-        throw new MapperError(EBUSY, `device "${name}" is in use by ${found.join(', ')}`);
+      if (!force) {
+        this.#refuseInUse(device);
+        await this.#flushAhead(device);
+        // Somebody may have come meanwhile.
+        this.#refuseInUse(device);
       }
-      if (!force) await this.#flushAhead(device);
-      const failure = await this.#unmake(device, users);
+      const failure = await this.#unmake(device, [...device.users]);
       if (failure !== null) this.#log.error({ device: name }, `removed all the same: ${failure}`);
     });
+  }
+
+  /** Throws MapperError EBUSY, with those who use it, if anybody does. */
+  #refuseInUse(device: Device): void {
+    const users = [...device.users];
+    if (users.length === 0) return;
+    const tables = users.filter((user) => user instanceof DeviceBacking);
+    const clients = users.length - tables.length;
+    const found = [...new Set(tables.map(({ above }) => `device "${above.name}"`))];
+    if (clients > 0) found.push(`${clients} client${clients === 1 ? '' : 's'}`);
+    throw new MapperError(EBUSY, `device "${device.name}" is in use by ${found.join(', ')}`);
   }
 
   /** Takes a device out of the world. What its last flush failed with, or null. */

@@ -94,6 +94,8 @@ export class Ring {
   readonly #cqMask: number;
   readonly #cqes: number;
   #tail: number;
+  /** How far completions have been taken, which the kernel is told when a turn's are done. */
+  #reaped: number;
   #unsubmitted = 0;
 
   /** What `enter` is called with: the descriptor, or a registered number for it. */
@@ -149,6 +151,7 @@ export class Ring {
     this.#cqes = cqes >> 2;
     for (let i = 0; i < this.#sqEntries; i++) this.#sq[(sqArray >> 2) + i] = i;
     this.#tail = this.#sq[this.#sqTail] as number;
+    this.#reaped = this.#cq[this.#cqHead] as number;
     this.#register();
   }
 
@@ -226,7 +229,7 @@ export class Ring {
     flags: number,
     completion: Completion,
   ): number {
-    if (this.#unsubmitted === this.#sqEntries) this.enter(false, 0);
+    if (this.#unsubmitted === this.#sqEntries) this.#makeRoom();
     const sqes = this.#sqes;
     const at = (this.#tail & this.#sqMask) << 4;
     const slot = this.#takeSlot(completion);
@@ -249,6 +252,14 @@ export class Ring {
     this.#tail = (this.#tail + 1) | 0;
     this.#unsubmitted++;
     return slot;
+  }
+
+  /** Hands over a full queue. The kernel may refuse for want of room for completions: give it some. */
+  #makeRoom(): void {
+    while (this.#unsubmitted === this.#sqEntries) {
+      Atomics.store(this.#cq, this.#cqHead, this.#reaped);
+      this.enter(false, 0);
+    }
   }
 
   #takeSlot(completion: Completion): number {
@@ -293,6 +304,7 @@ export class Ring {
       const slot = cq[at] as number;
       const result = cq[at + 2] as number;
       head = (head + 1) | 0;
+      this.#reaped = head;
       const completion = this.#slots[slot] as Completion;
       this.#slots[slot] = null;
       this.#freeSlots.push(slot);
