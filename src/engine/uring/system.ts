@@ -17,7 +17,6 @@ const SYS_IO_URING_ENTER = 426;
 const SYS_IO_URING_REGISTER = 427;
 const PROT_READ_WRITE = 3;
 const MAP_SHARED_POPULATE = 0x8001;
-const MADV_DONTNEED = 4;
 
 export const SEEK_END = 2;
 export const SEEK_DATA = 3;
@@ -50,7 +49,6 @@ export class System {
     fd: number,
     offset: number,
   ) => unknown;
-  readonly #madvise: (address: number, length: number, advice: number) => number;
   readonly #pread: (fd: number, address: number, length: number, offset: number) => number;
   readonly #pwrite: (fd: number, address: number, length: number, offset: number) => number;
   readonly #pwritev2: (
@@ -99,7 +97,6 @@ export class System {
     this.#mmap = libc.func(
       'void *mmap(void *address, size_t length, int protection, int flags, int fd, int64_t offset)',
     );
-    this.#madvise = libc.func('int madvise(uintptr_t address, size_t length, int advice)');
     this.#pread = libc.func('long pread(int fd, uintptr_t address, size_t length, int64_t offset)');
     this.#pwrite = libc.func(
       'long pwrite(int fd, uintptr_t address, size_t length, int64_t offset)',
@@ -178,11 +175,6 @@ export class System {
     const address = BigInt(this.#koffi.address(pointer) as bigint);
     assert(address !== 0n && address !== 0xffff_ffff_ffff_ffffn, 'mmap of the ring succeeds');
     return this.#koffi.view(pointer, length) as ArrayBuffer;
-  }
-
-  /** The pages go back to the system and read as zeroes when they are used again. */
-  discardPages(address: number, length: number): void {
-    this.#madvise(address, length, MADV_DONTNEED);
   }
 
   pread(fd: number, address: number, length: number, offset: number): number {
