@@ -11,6 +11,7 @@ import { deviceNamed } from '../../src/backing/device.js';
 import { Backings } from '../../src/backing/open.js';
 import { EINVAL } from '../../src/base/errno.js';
 import { MapperError } from '../../src/base/errors.js';
+import { CopyEngine } from '../../src/copy/engine.js';
 import { Device } from '../../src/device/device.js';
 import { IoPool } from '../../src/device/io.js';
 import { SplitPool } from '../../src/device/split.js';
@@ -52,17 +53,24 @@ export class EngineHarness implements TargetHarness {
   readonly #user: Device;
   readonly #devices = new Map<string, Device>();
   readonly #splits = new SplitPool(this.ios);
+  readonly copies: CopyEngine;
   readonly #open = new Map<string, OpenBacking>();
 
   constructor(engine: Engine, beneath: Beneath) {
     this.engine = engine;
+    this.copies = new CopyEngine(engine, this.ios);
     this.#beneath = beneath;
     this.#backings = new Backings(engine, this.ios, silent, (name) => this.#devices.get(name));
     this.#user = this.#device('subject');
   }
 
   #device(name: string): Device {
-    return new Device(name, false, { engine: this.engine, ios: this.ios, splits: this.#splits });
+    return new Device(name, false, {
+      engine: this.engine,
+      ios: this.ios,
+      splits: this.#splits,
+      event: () => {},
+    });
   }
 
   makeBacking(name: string, sectors: number): string {
@@ -79,13 +87,16 @@ export class EngineHarness implements TargetHarness {
 
   /** The file in two parts, so that requests are cut. */
   #halves(device: Device, path: string, sectors: number): Table {
-    const backing = this.#backings.open(path, device);
+    const backing = this.#backings.open(path, device, false);
     const slot = (beginSectors: number, lengthSectors: number): Slot => {
       const target = linear.create([path, `${beginSectors}`], {
         deviceName: device.name,
         engine: this.engine,
         ios: this.ios,
+        copies: this.copies,
         log: silent,
+        restored: false,
+        host: device,
         beginSectors,
         lengthSectors,
         openBacking: () => backing,
@@ -98,7 +109,7 @@ export class EngineHarness implements TargetHarness {
   }
 
   openBacking(word: string, sectorsNeeded: number): OpenBacking {
-    const backing = this.#open.get(word) ?? this.#backings.open(word, this.#user);
+    const backing = this.#open.get(word) ?? this.#backings.open(word, this.#user, false);
     this.#open.set(word, backing);
     const sectors = backing.size() / 512;
     if (sectors < sectorsNeeded) {
@@ -112,11 +123,11 @@ export class EngineHarness implements TargetHarness {
     return promise;
   }
 
-  close(): void {
+  async close(): Promise<void> {
     for (const [word, backing] of this.#open) {
       backing.close();
       const name = deviceNamed(word);
-      if (name !== null) this.#devices.get(name)?.live?.destroy();
+      if (name !== null) await this.#devices.get(name)?.live?.destroy();
     }
     rmSync(this.#folder, { recursive: true });
   }

@@ -3,6 +3,7 @@
 import type { Backing, Features } from '../../src/backing/backing.js';
 import { EINVAL, ENOENT } from '../../src/base/errno.js';
 import { MapperError } from '../../src/base/errors.js';
+import { CopyEngine } from '../../src/copy/engine.js';
 import { EXTENT_HOLE, EXTENT_ZERO, type ExtentList } from '../../src/device/extent-list.js';
 import {
   FLAG_FUA,
@@ -24,6 +25,7 @@ import type { TargetHarness } from './harness.js';
 export class FakeHarness implements TargetHarness {
   readonly engine = new FakeEngine();
   readonly ios = new IoPool();
+  readonly copies = new CopyEngine(this.engine, this.ios);
   readonly #backings = new Map<string, FakeBacking>();
 
   makeBacking(name: string, sectors: number): string {
@@ -55,6 +57,7 @@ export class FakeHarness implements TargetHarness {
 
 class FakeBacking implements Backing, IoContinuation {
   readonly name: string;
+  readonly identity: object = this;
   readonly features: Features = {
     writable: true,
     trim: true,

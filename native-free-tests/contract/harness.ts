@@ -6,6 +6,7 @@
 
 import type { Backing } from '../../src/backing/backing.js';
 import type { Log } from '../../src/base/log.js';
+import type { CopyEngine } from '../../src/copy/engine.js';
 import type { IoPool } from '../../src/device/io.js';
 import type { Engine } from '../../src/engine/engine.js';
 import type { TargetContext } from '../../src/target/target.js';
@@ -13,6 +14,7 @@ import type { TargetContext } from '../../src/target/target.js';
 export interface TargetHarness {
   readonly engine: Engine;
   readonly ios: IoPool;
+  readonly copies: CopyEngine;
   /** Makes a file of zeroes and returns the word that opens it. */
   makeBacking(name: string, sectors: number): string;
   /** As in TargetContext. The harness closes what it opened. */
@@ -41,7 +43,10 @@ export function contextAt(
     lengthSectors,
     engine: harness.engine,
     ios: harness.ios,
+    copies: harness.copies,
     log,
+    restored: false,
+    host: { hold: async () => {}, letGo() {}, event() {} },
     openBacking: (word, sectorsNeeded) => harness.openBacking(word, sectorsNeeded),
   };
 }

@@ -70,7 +70,7 @@ class Subject {
 
   async end(): Promise<void> {
     await this.device.target.suspend?.();
-    this.device.target.destroy?.();
+    await this.device.target.destroy?.();
     await this.harness.close();
   }
 }
@@ -319,11 +319,11 @@ async function flushes(t: Test, subject: Subject): Promise<void> {
 async function roundTrips(t: Test, subject: Subject): Promise<void> {
   const line = subject.device.target.table();
   const version = subject.device.target.status();
-  subject.device.target.destroy?.();
+  await subject.device.target.destroy?.();
   await subject.create(line === '' ? [] : line.split(' '));
   t.equal(subject.device.target.table(), line);
   t.equal(subject.device.target.status(), version);
-  subject.device.target.destroy?.();
+  await subject.device.target.destroy?.();
   await subject.create();
 }
 

@@ -265,11 +265,13 @@ t.test('methods', async (t) => {
 
   t.test('subscribe and unsubscribe', async (t) => {
     const { call } = setUp();
-    t.match(await call('subscribe'), { result: ['device', 'connection'] });
+    t.match(await call('subscribe'), { result: ['device', 'target', 'connection'] });
     t.match(await call('subscribe', { topics: ['log'] }), {
-      result: ['device', 'connection', 'log'],
+      result: ['device', 'target', 'connection', 'log'],
     });
-    t.match(await call('unsubscribe', { topics: ['device'] }), { result: ['connection', 'log'] });
+    t.match(await call('unsubscribe', { topics: ['device', 'target'] }), {
+      result: ['connection', 'log'],
+    });
     t.same((await call('unsubscribe')).result, []);
   });
 });

@@ -301,7 +301,7 @@ t.test('events', async (t) => {
     return [];
   };
   const two = await run(['events', '--log', '--count', '2'], { subscribe });
-  t.same(two.asked, [['subscribe', { topics: ['device', 'connection', 'log'] }]]);
+  t.same(two.asked, [['subscribe', { topics: ['device', 'target', 'connection', 'log'] }]]);
   t.equal(two.output, events.slice(0, 2).map(formatEvent).join(''));
   await t.rejects(run(['events', '--count', '0']), { message: /^--count: found "0"/ });
   await t.rejects(run(['events', '--count', 'x']), { message: /^--count: found "x"/ });

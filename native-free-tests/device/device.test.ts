@@ -19,7 +19,12 @@ class Bench extends World {
 
   constructor() {
     super();
-    const context = { engine: this.engine, ios: this.ios, splits: new SplitPool(this.ios) };
+    const context = {
+      engine: this.engine,
+      ios: this.ios,
+      splits: new SplitPool(this.ios),
+      event() {},
+    };
     this.device = new Device('subject', false, context);
     this.device.live = tableOf([[64, this.target]]);
   }
@@ -91,8 +96,8 @@ t.test('puts the new table in at resume', async (t) => {
   const { device, target } = bench;
   const next = new RecordingTarget();
   const never = new RecordingTarget();
-  device.load(tableOf([[32, never]]));
-  device.load(tableOf([[32, next]]));
+  await device.load(tableOf([[32, never]]));
+  await device.load(tableOf([[32, next]]));
   t.same(never.told, ['destroy'], 'the table that was there is destroyed');
   bench.start('old');
   t.equal(device.sizeBytes, 64 * 512);

@@ -33,7 +33,12 @@ class Bench extends World {
 
   constructor(table: Table) {
     super();
-    const context = { engine: this.engine, ios: this.ios, splits: new SplitPool(this.ios) };
+    const context = {
+      engine: this.engine,
+      ios: this.ios,
+      splits: new SplitPool(this.ios),
+      event() {},
+    };
     this.device = new Device('subject', false, context);
     this.device.live = table;
     this.#client = new IoClient(this.engine, this.ios, (io) => this.device.submit(io));
@@ -354,6 +359,7 @@ t.test('flushes everything that a table stands on, each once', async (t) => {
   /** A backing that keeps what it is sent. */
   class Held implements OpenBacking {
     readonly name = 'held';
+    readonly identity = this;
     readonly features = new RecordingTarget().features;
     readonly held: Io[] = [];
     size(): number {

@@ -183,7 +183,7 @@ t.test('takes its timers with it', async (t) => {
   const device = await world.device(world.a, 0, 10, world.a, 0, 10.0, world.a, 0, 20);
   const sent = device.send(WRITE, 0, 1);
   t.equal(engine.timers, 1);
-  device.target.destroy?.();
+  await device.target.destroy?.();
   t.equal(engine.timers, 0);
   t.equal(device.underWay, 1);
   sent.catch(() => {});

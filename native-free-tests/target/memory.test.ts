@@ -148,9 +148,9 @@ t.test('answers ENOSPC beyond the budget, and changes nothing', async (t) => {
   t.equal(await one.write(2 * pageBytes, Buffer.alloc(1, 3)), ENOSPC);
   t.equal(await one.trim(0, pageBytes), 0);
   t.equal(await one.write(2 * pageBytes, Buffer.alloc(1, 3)), 0, 'a page that was freed');
-  two.target.destroy?.();
+  await two.target.destroy?.();
   t.equal(budget.leftBytes, pageBytes);
-  one.target.destroy?.();
+  await one.target.destroy?.();
   t.equal(budget.usedBytes, 0);
 });
 
@@ -222,6 +222,6 @@ t.test('takes its pages out of one budget, by its table line', async (t) => {
   t.equal(memoryBudget.usedBytes, before + pageBytes);
   await one.write(199 * 512, Buffer.alloc(512, 1));
   t.equal(target.status(), '200/200');
-  target.destroy?.();
+  await target.destroy?.();
   t.equal(memoryBudget.usedBytes, before);
 });

@@ -8,6 +8,8 @@ import type { Io } from '../device/io.js';
 export interface Backing {
   /** As the table line named it; `table()` prints it again. */
   readonly name: string;
+  /** What lies beneath, the same object for every backing of one file or device: compare with ===. */
+  readonly identity: object;
   readonly features: Features;
   /** Bytes, now: a backing may grow. */
   size(): number;

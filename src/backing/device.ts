@@ -36,6 +36,10 @@ export class DeviceBacking implements Backing, IoOwner, DeviceUser {
     return this.#prefix + this.device.name;
   }
 
+  get identity(): object {
+    return this.device;
+  }
+
   get features(): Features {
     const features = this.device.live?.features;
     return {

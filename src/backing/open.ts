@@ -59,6 +59,7 @@ export function parseFileWord(word: string): FileWord {
 
 interface SharedFile {
   readonly backing: FileBacking;
+  readonly identity: object;
   readonly close: () => void;
   users: number;
 }
@@ -66,14 +67,16 @@ interface SharedFile {
 /** A table's hold on a file that it may share with other tables. */
 class FileHandle implements OpenBacking {
   readonly name: string;
+  readonly identity: object;
   readonly features: Features;
   readonly #file: FileBacking;
   readonly #release: () => void;
 
-  constructor(name: string, file: FileBacking, release: () => void) {
+  constructor(name: string, file: SharedFile, release: () => void) {
     this.name = name;
-    this.features = file.features;
-    this.#file = file;
+    this.identity = file.identity;
+    this.features = file.backing.features;
+    this.#file = file.backing;
     this.#release = release;
   }
 
@@ -112,10 +115,10 @@ export class Backings {
     this.#findDevice = findDevice;
   }
 
-  /** For a table of `user`. Throws MapperError. */
-  open(word: string, user: Device): OpenBacking {
+  /** For a table of `user`; a file is opened for writing unless `readOnly`. Throws MapperError. */
+  open(word: string, user: Device, readOnly: boolean): OpenBacking {
     const name = deviceNamed(word);
-    if (name === null) return this.#openFile(word, !user.readOnly);
+    if (name === null) return this.#openFile(word, !readOnly);
     const device = this.#findDevice(name);
     if (device === undefined) throw new MapperError(ENODEV, `no device "${name}"`);
     const standing = levels(user, devicesAbove);
@@ -146,14 +149,14 @@ export class Backings {
         if (--holes.users === 0) this.#holes.delete(file.identity);
       };
       const backing = new FileBacking(this.#engine, file, buffered, holes.cache, errors);
-      shared = { backing, close, users: 0 };
+      shared = { backing, identity: holes.cache, close, users: 0 };
       this.#files.set(key, shared);
     } else {
       file.close();
     }
     const held = shared;
     held.users++;
-    return new FileHandle(word, held.backing, () => {
+    return new FileHandle(word, held, () => {
       if (--held.users > 0) return;
       this.#files.delete(key);
       held.close();

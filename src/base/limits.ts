@@ -155,3 +155,19 @@ export const fileSystems = 64;
  * millisecond or two. The answer ends there, and who wants more asks again.
  */
 export const statusParts = 1024;
+
+// Copies.
+
+/** Places that one copy job writes to (the kernel's kcopyd has the same maximum). */
+export const copyDestinations = 8;
+/** A job is carried out in slices of this size... */
+export const copySliceBytes = 512 * KiB;
+/** ...so many of them at once. */
+export const copySlices = 8;
+
+// Snapshots.
+
+/** Copies of chunks under way for one snapshot; beyond it, writes wait. */
+export const snapshotCopies = 2048;
+/** Chunk size: 2^21 sectors are 1 GiB, the kernel's limit. */
+export const chunkSectorsMax = 2 ** 21;

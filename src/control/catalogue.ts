@@ -89,7 +89,8 @@ export class Catalogue {
     const all = [...problems];
     const isThere = (name: string): boolean => this.#entries.has(name);
     const failed = await restore([...stored, ...commandLine], isThere, async (device) => {
-      const entry = await this.#create(device, device.table, !given.has(device.name));
+      const stored = !given.has(device.name);
+      const entry = await this.#create(device, device.table, stored, stored);
       entry.filed = entry.stored;
     });
     all.push(...failed);
@@ -219,7 +220,12 @@ export class Catalogue {
     return this.#lock.settled();
   }
 
-  async #create(device: NewDevice, table: string | null, stored: boolean): Promise<Entry> {
+  async #create(
+    device: NewDevice,
+    table: string | null,
+    stored: boolean,
+    restored = false,
+  ): Promise<Entry> {
     const { name, readOnly = false } = device;
     const known = this.#entries.get(name);
     const text = table === null ? null : stripComments(table);
@@ -229,7 +235,7 @@ export class Catalogue {
     // that is there already stays as it is: the queue refuses a second of its name.
     if (known === undefined) this.#entries.set(name, entry);
     try {
-      const params = { name, readOnly: readOnly || this.#allReadOnly };
+      const params = { name, readOnly: readOnly || this.#allReadOnly, restored };
       const created = await this.#queue.call(
         'create',
         table === null ? params : { ...params, table },

@@ -36,7 +36,7 @@ type Handler<M extends MethodName> = (
 ) => Promise<Results[M]> | Results[M];
 
 /** Topics without the log, which is for those who ask for it. */
-const usualTopics: readonly Topic[] = ['device', 'connection'];
+const usualTopics: readonly Topic[] = ['device', 'target', 'connection'];
 
 export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subscriber>> {
   const { queue, catalogue, version } = parts;

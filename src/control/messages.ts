@@ -42,7 +42,7 @@ const sector = v.pipe(
   ),
 );
 
-export const topics = ['device', 'connection', 'log'] as const;
+export const topics = ['device', 'target', 'connection', 'log'] as const;
 export type Topic = (typeof topics)[number];
 
 const nothing = v.strictObject({});

@@ -122,7 +122,7 @@ async function events(call: Invocation): Promise<void> {
   if (!(left >= 1) || (left !== any && !Number.isInteger(left))) {
     throw new MapperError(EINVAL, `--count: found "${countText}", wanted a number from 1`);
   }
-  const topics: Topic[] = ['device', 'connection'];
+  const topics: Topic[] = ['device', 'target', 'connection'];
   if (options.flag('log')) topics.push('log');
   const enough = new Promise<void>((resolve) => {
     client.onEvent = (event) => {

@@ -150,6 +150,10 @@ export function formatEvent(event: EventParams): string {
   switch (event.event) {
     case 'device':
       return `${time} device ${event.name} ${event.what}\n`;
+    case 'target': {
+      const percent = event.percent === undefined ? '' : ` ${event.percent}%`;
+      return `${time} target ${event.name} ${event.what}${percent}\n`;
+    }
     case 'connection':
       return `${time} connection ${event.device ?? '-'} ${event.what} ${event.peer}\n`;
     case 'log':

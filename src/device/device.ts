@@ -13,7 +13,7 @@ import { Deferred } from '../base/deferred.js';
 import { EINVAL, EIO, ENXIO } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
 import type { Engine } from '../engine/engine.js';
-import { REMAPPED } from '../target/target.js';
+import { REMAPPED, type TargetEvent, type TargetHost } from '../target/target.js';
 import { Counters } from './counters.js';
 import { FLUSH, type Io, type IoAccount, type IoOwner, type IoPool } from './io.js';
 import { FlushAll, pieceEnd, type SplitPool } from './split.js';
@@ -24,6 +24,8 @@ export interface DeviceContext {
   readonly engine: Engine;
   readonly ios: IoPool;
   readonly splits: SplitPool;
+  /** Told what targets have come to. */
+  readonly event: (device: Device, event: TargetEvent) => void;
 }
 
 /** Somebody who holds the device open, and must go if it is removed by force. */
@@ -31,7 +33,7 @@ export interface DeviceUser {
   deviceRemoved(): void;
 }
 
-export class Device implements IoAccount {
+export class Device implements IoAccount, TargetHost {
   name: string;
   readonly readOnly: boolean;
   readonly counters = new Counters();
@@ -49,9 +51,12 @@ export class Device implements IoAccount {
   readonly #engine: Engine;
   readonly #ios: IoPool;
   readonly #splits: SplitPool;
+  readonly #event: DeviceContext['event'];
   /** Requests that are mapped and have not ended. */
   #inside = 0;
   #drained: Deferred<void> | null = null;
+  /** Targets that hold requests back for a moment. */
+  #holds = 0;
   /** Requests that wait for resume, first come first served. */
   #waitingFirst: Io | null = null;
   #waitingLast: Io | null = null;
@@ -68,6 +73,7 @@ export class Device implements IoAccount {
     this.#engine = context.engine;
     this.#ios = context.ios;
     this.#splits = context.splits;
+    this.#event = context.event;
   }
 
   get sizeBytes(): number {
@@ -82,13 +88,14 @@ export class Device implements IoAccount {
   submit(io: Io): void {
     io.account = this;
     io.startedAt = this.#engine.now;
-    if (this.suspended && this.#waitingErrno === 0) {
+    const closed = this.#closed;
+    if (closed && this.#waitingErrno === 0) {
       this.#wait(io);
       return;
     }
     this.#inside++;
     this.counters.setInFlight(this.#inside + this.#waiting);
-    if (this.suspended) io.complete(this.#waitingErrno);
+    if (closed) io.complete(this.#waitingErrno);
     else this.#route(io);
   }
 
@@ -118,7 +125,7 @@ export class Device implements IoAccount {
       if (slot === null || end > table.sizeBytes) {
         // The table has shrunk since the request was validated.
         io.complete(EIO);
-      } else if (end <= slot.end && (slot.maxIoBytes === 0 || end <= pieceEnd(slot, io.offset))) {
+      } else if (pieceEnd(slot, io.operation, io.offset, end) === end) {
         this.#map(slot, io);
       } else {
         this.#splits.take().start(io, table, this.#dispatch);
@@ -158,24 +165,51 @@ export class Device implements IoAccount {
   }
 
   /** Puts a table into the inactive slot; the one that was there is destroyed. */
-  load(table: Table): void {
-    this.inactive?.destroy();
+  async load(table: Table): Promise<void> {
+    const old = this.inactive;
     this.inactive = table;
+    await old?.destroy();
   }
 
-  clear(): void {
-    this.inactive?.destroy();
+  async clear(): Promise<void> {
+    const old = this.inactive;
     this.inactive = null;
+    await old?.destroy();
+  }
+
+  /** Requests wait, in order, for as long as the device is suspended or held. */
+  get #closed(): boolean {
+    return this.suspended || this.#holds > 0;
+  }
+
+  /** Resolves when nothing is inside. */
+  #drain(): Promise<void> {
+    if (this.#inside === 0) return Promise.resolve();
+    this.#drained ??= new Deferred(this.#engine);
+    return this.#drained.promise;
+  }
+
+  hold(): Promise<void> {
+    this.#holds++;
+    return this.#drain();
+  }
+
+  letGo(): void {
+    this.#holds--;
+    this.#goOn();
+  }
+
+  event(event: TargetEvent): void {
+    // The kernel counts this one alone.
+    if (event.what === 'invalid') this.eventNumber++;
+    this.#event(this, event);
   }
 
   async suspend(noFlush: boolean): Promise<void> {
     if (this.suspended) return;
     this.suspended = true;
     for (const slot of this.live?.slots ?? []) slot.target.suspending?.();
-    if (this.#inside > 0) {
-      this.#drained = new Deferred(this.#engine);
-      await this.#drained.promise;
-    }
+    await this.#drain();
     const table = this.live;
     if (table === null) return;
     try {
@@ -185,30 +219,51 @@ export class Device implements IoAccount {
       // A flush that failed must be heard of: the device goes on with its old table, unless that is
       // to be destroyed.
       if (!this.removed) {
-        for (const slot of table.slots) await slot.target.resume?.();
+        await resumeAll(table);
+        this.suspended = false;
         this.#goOn();
       }
       throw error;
     }
   }
 
-  /** Swaps the inactive table in, if there is one, and lets waiting requests go on. */
+  /**
+   * Swaps the inactive table in, if there is one, and lets waiting requests go on. If a target
+   * refuses, all is as it was before. The old table's targets are there while the new ones resume,
+   * so that one may take over from another.
+   */
   async resume(): Promise<void> {
     const next = this.inactive;
-    if (next !== null) {
-      if (!this.suspended) await this.suspend(false);
-      const old = this.live;
-      this.live = next;
-      this.inactive = null;
-      this.generation++;
-      this.eventNumber++;
-      old?.destroy();
-    } else if (this.live === null) {
-      throw new MapperError(ENXIO, `no table loaded into ${this.name}, wanted one`);
+    if (next === null) {
+      if (this.live === null) {
+        throw new MapperError(ENXIO, `no table loaded into ${this.name}, wanted one`);
+      }
+      if (!this.suspended) return;
+      await resumeAll(this.live);
+      this.suspended = false;
+      this.#goOn();
+      return;
     }
-    if (!this.suspended) return;
-    for (const slot of (this.live as Table).slots) await slot.target.resume?.();
+    const old = this.live;
+    const suspendedHere = !this.suspended;
+    if (suspendedHere) await this.suspend(false);
+    try {
+      await resumeAll(next);
+    } catch (error) {
+      if (suspendedHere) {
+        if (old !== null) await resumeAll(old);
+        this.suspended = false;
+        this.#goOn();
+      }
+      throw error;
+    }
+    this.live = next;
+    this.inactive = null;
+    this.generation++;
+    this.eventNumber++;
+    this.suspended = false;
     this.#goOn();
+    await old?.destroy();
   }
 
   /** Flushes, whether suspended or not. Throws MapperError. */
@@ -231,8 +286,9 @@ export class Device implements IoAccount {
     if (error !== 0) throw new MapperError(error, `cannot flush ${this.name}`);
   }
 
+  /** Lets waiting requests go on, unless they have to wait for something else still. */
   #goOn(): void {
-    this.suspended = false;
+    if (this.#closed) return;
     let io = this.#waitingFirst;
     this.#waitingFirst = null;
     this.#waitingLast = null;
@@ -240,7 +296,7 @@ export class Device implements IoAccount {
     while (io !== null) {
       const next = io.next;
       io.next = null;
-      if (this.suspended) {
+      if (this.#closed) {
         this.#wait(io);
       } else {
         this.#inside++;
@@ -272,13 +328,29 @@ export class Device implements IoAccount {
     try {
       await this.suspend(false);
     } finally {
-      this.live?.destroy();
-      this.inactive?.destroy();
+      const { live, inactive } = this;
       this.live = null;
       this.inactive = null;
       this.generation++;
+      this.suspended = false;
       this.#goOn();
+      await live?.destroy();
+      await inactive?.destroy();
     }
+  }
+}
+
+/** Resumes a table's targets; if one refuses, those before it are suspended again. */
+async function resumeAll(table: Table): Promise<void> {
+  const resumed: Slot[] = [];
+  try {
+    for (const slot of table.slots) {
+      await slot.target.resume?.();
+      resumed.push(slot);
+    }
+  } catch (error) {
+    for (const slot of resumed) await slot.target.suspend?.();
+    throw error;
   }
 }
 

@@ -9,10 +9,11 @@ import { EBUSY, EEXIST, EINVAL, ENXIO } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { deviceNameBytes, devices as devicesMax } from '../base/limits.js';
 import type { Log } from '../base/log.js';
+import { CopyEngine } from '../copy/engine.js';
 import type { Engine } from '../engine/engine.js';
 import type { DeviceInfo, TableLine } from '../queue/commands.js';
 import { unrecognisedMessage } from '../target/target.js';
-import { Device, type DeviceUser, targetAt } from './device.js';
+import { Device, type DeviceContext, type DeviceUser, targetAt } from './device.js';
 import type { IoPool } from './io.js';
 import { SplitPool } from './split.js';
 import { createTable, type Slot, type Table } from './table.js';
@@ -24,10 +25,15 @@ export class DeviceRegistry {
   readonly #splits: SplitPool;
   readonly #backings: Backings;
   readonly #log: Log;
+  readonly #event: DeviceContext['event'];
+  /** Every copy between backings, those of targets and those that people ask for. */
+  readonly copies: CopyEngine;
 
-  constructor(engine: Engine, ios: IoPool, log: Log) {
+  constructor(engine: Engine, ios: IoPool, log: Log, event: DeviceContext['event'] = () => {}) {
     this.#engine = engine;
     this.#ios = ios;
+    this.#event = event;
+    this.copies = new CopyEngine(engine, ios);
     this.#splits = new SplitPool(ios);
     this.#log = log;
     this.#backings = new Backings(engine, ios, log, (name) => this.#devices.get(name));
@@ -48,22 +54,34 @@ export class DeviceRegistry {
     return device;
   }
 
-  /** With a table the device is live when this ends; otherwise it waits for load and resume. */
-  async create(name: string, table: string | undefined, readOnly: boolean): Promise<Device> {
+  /**
+   * With a table the device is live when this ends; otherwise it waits for load and resume.
+   * `restored`: the table was live in a daemon before this one.
+   */
+  async create(
+    name: string,
+    table: string | undefined,
+    readOnly: boolean,
+    restored = false,
+  ): Promise<Device> {
     checkName(name);
     if (this.#devices.has(name)) throw new MapperError(EEXIST, `device "${name}" exists already`);
     if (this.#devices.size >= devicesMax) {
       throw new MapperError(EBUSY, `${devicesMax} devices exist, and that is the limit`);
     }
-    const context = { engine: this.#engine, ios: this.#ios, splits: this.#splits };
-    const device = new Device(name, readOnly, context);
+    const device = new Device(name, readOnly, {
+      engine: this.#engine,
+      ios: this.#ios,
+      splits: this.#splits,
+      event: this.#event,
+    });
     this.#devices.set(name, device);
     try {
       // Nobody has it yet; being suspended keeps early requests waiting rather than failing.
       device.suspended = true;
       if (table !== undefined) {
         await device.exclusively(async () => {
-          device.load(await this.#createTable(device, table));
+          await device.load(await this.#createTable(device, table, restored));
           await device.resume();
         });
       }
@@ -86,23 +104,26 @@ export class DeviceRegistry {
 
   load(name: string, table: string): Promise<void> {
     return this.#command(name, async (device) => {
-      device.load(await this.#createTable(device, table));
+      await device.load(await this.#createTable(device, table));
     });
   }
 
-  async #createTable(device: Device, text: string): Promise<Table> {
-    const table = await createTable(text, {
+  #createTable(device: Device, text: string, restored = false): Promise<Table> {
+    return createTable(text, {
       deviceName: device.name,
       engine: this.#engine,
       ios: this.#ios,
+      copies: this.copies,
       log: this.#log,
-      openBacking: (word) => this.#backings.open(word, device),
+      restored,
+      host: device,
+      openBacking: (word, _sectorsNeeded, readOnly = false) =>
+        this.#backings.open(word, device, readOnly || device.readOnly),
     });
-    return table;
   }
 
   async clear(name: string): Promise<void> {
-    await this.#command(name, async (device) => device.clear());
+    await this.#command(name, (device) => device.clear());
   }
 
   suspend(name: string, noFlush: boolean): Promise<void> {

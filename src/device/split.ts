@@ -18,16 +18,21 @@ import {
   type Io,
   type IoOwner,
   type IoPool,
+  type Operation,
   STATUS,
 } from './io.js';
 import type { Slot, Table } from './table.js';
 
-/** Bytes from `offset` to where the slot wants a piece to end. */
-export function pieceEnd(slot: Slot, offset: number): number {
+/** Where the piece that starts at `offset` ends: at `end`, or before, where the slot wants it to. */
+export function pieceEnd(slot: Slot, operation: Operation, offset: number, end: number): number {
+  const last = Math.min(end, slot.end);
   const max = slot.maxIoBytes;
-  if (max === 0) return slot.end;
-  const inside = offset - slot.begin;
-  return Math.min(slot.end, offset + max - (inside % max));
+  if (max === 0) return last;
+  const multiple = offset + max - ((offset - slot.begin) % max);
+  if (multiple >= last) return last;
+  const { target } = slot;
+  if (target.pieceBytes === undefined) return multiple;
+  return offset + target.pieceBytes(operation, offset, last - offset);
 }
 
 /** Sends a part, which lies within one piece of the slot, to the slot's target. */
@@ -97,7 +102,7 @@ export class Split implements IoOwner {
         this.#error = EIO;
         break;
       }
-      const length = Math.min(end, pieceEnd(slot, offset)) - offset;
+      const length = pieceEnd(slot, parent.operation, offset, end) - offset;
       const part = this.#ios.take(parent.operation, offset, length, this);
       part.flags = parent.flags & ~FLAG_HOLES_OK;
       part.memory = parent.memory + (offset - parent.offset);

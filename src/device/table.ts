@@ -27,7 +27,7 @@ export interface OpenBacking extends Backing {
 
 /** What a table is made with. */
 export interface TableContext extends Omit<TargetContext, 'beginSectors' | 'lengthSectors'> {
-  openBacking(word: string, sectorsNeeded: number): OpenBacking;
+  openBacking(word: string, sectorsNeeded: number, readOnly?: boolean): OpenBacking;
 }
 
 export class Table {
@@ -67,9 +67,9 @@ export class Table {
     return slots[low] as Slot;
   }
 
-  destroy(): void {
-    for (const slot of this.slots) slot.target.destroy?.();
-    for (const backing of this.backings) backing.close();
+  /** Waits for what targets still do of their own accord, then closes the backings. */
+  async destroy(): Promise<void> {
+    await endAll(this.slots, this.backings);
   }
 }
 
@@ -77,11 +77,12 @@ export class Table {
 export async function createTable(text: string, context: TableContext): Promise<Table> {
   const slots: Slot[] = [];
   const backings = new Map<string, OpenBacking>();
-  const openBacking = (word: string, sectorsNeeded: number): Backing => {
-    let backing = backings.get(word);
+  const openBacking = (word: string, sectorsNeeded: number, readOnly = false): Backing => {
+    const key = `${readOnly} ${word}`;
+    let backing = backings.get(key);
     if (backing === undefined) {
-      backing = context.openBacking(word, sectorsNeeded);
-      backings.set(word, backing);
+      backing = context.openBacking(word, sectorsNeeded, readOnly);
+      backings.set(key, backing);
     }
     const sectors = Math.floor(backing.size() / 512);
     if (sectors < sectorsNeeded) {
@@ -98,10 +99,7 @@ export async function createTable(text: string, context: TableContext): Promise<
       const { beginSectors, lengthSectors } = line;
       try {
         const target = await type.create(line.args, {
-          deviceName: context.deviceName,
-          engine: context.engine,
-          ios: context.ios,
-          log: context.log,
+          ...context,
           beginSectors,
           lengthSectors,
           openBacking,
@@ -120,8 +118,12 @@ export async function createTable(text: string, context: TableContext): Promise<
     }
     return new Table(slots, [...backings.values()]);
   } catch (error) {
-    for (const slot of slots) slot.target.destroy?.();
-    for (const backing of backings.values()) backing.close();
+    await endAll(slots, [...backings.values()]);
     throw error;
   }
+}
+
+async function endAll(slots: readonly Slot[], backings: readonly OpenBacking[]): Promise<void> {
+  for (const slot of slots) await slot.target.destroy?.();
+  for (const backing of backings) backing.close();
 }

@@ -5,6 +5,7 @@
  */
 
 import type { ListenAddress } from '../engine/engine.js';
+import type { TargetEvent } from '../target/target.js';
 
 export interface DeviceInfo {
   name: string;
@@ -45,7 +46,11 @@ export interface Created {
 /** Each command's parameters and result. */
 export interface QueueCommands {
   /** Makes a device; with a table it becomes live at once, without one it is empty. */
-  create: { params: { name: string; table?: string; readOnly?: boolean }; result: Created };
+  create: {
+    /** `restored`: the table was live in a daemon before this one. */
+    params: { name: string; table?: string; readOnly?: boolean; restored?: boolean };
+    result: Created;
+  };
   /** Puts a table into the inactive slot (replacing one that is there). */
   load: { params: { name: string; table: string }; result: null };
   /** Empties the inactive slot. */
@@ -78,4 +83,6 @@ export type QueueEvent =
   | { event: 'log'; level: 'debug' | 'info' | 'warn' | 'error'; fields: object; text: string }
   /** A table event of a device (the kernel's uevent): the live table, a state or a status changed. */
   | { event: 'device'; name: string; what: 'create' | 'remove' | 'rename' | 'resume' | 'suspend' }
+  /** What a target has come to: see TargetEvent. */
+  | ({ event: 'target'; name: string } & TargetEvent)
   | { event: 'connection'; what: 'open' | 'close'; peer: string; device: string | null };

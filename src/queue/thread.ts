@@ -45,7 +45,9 @@ class Queue {
     this.#engine = engine;
     const log = this.#makeLog();
     const ios = new IoPool();
-    this.#devices = new DeviceRegistry(engine, ios, log);
+    this.#devices = new DeviceRegistry(engine, ios, log, (device, event) =>
+      this.#post({ event: 'target', name: device.name, ...event }),
+    );
     this.#server = new Server(engine, ios, this.#devices, log, {
       connection: (what, peer, device) => this.#post({ event: 'connection', what, peer, device }),
     });
@@ -73,8 +75,8 @@ class Queue {
       return null;
     };
     return {
-      create: async ({ name, table, readOnly }) => {
-        const device = await devices.create(name, table, readOnly ?? false);
+      create: async ({ name, table, readOnly, restored }) => {
+        const device = await devices.create(name, table, readOnly ?? false, restored ?? false);
         changed(name, 'create');
         return { counters: device.counters.buffer };
       },

@@ -11,7 +11,8 @@ import type { Backing, Features } from '../backing/backing.js';
 import { EINVAL } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
-import type { Io, IoPool } from '../device/io.js';
+import type { CopyEngine } from '../copy/engine.js';
+import type { Io, IoPool, Operation } from '../device/io.js';
 import type { Engine } from '../engine/engine.js';
 
 /** Results of `map`; an error is a negative errno. */
@@ -37,13 +38,38 @@ export interface TargetContext {
   readonly lengthSectors: number;
   readonly engine: Engine;
   readonly ios: IoPool;
+  readonly copies: CopyEngine;
   readonly log: Log;
+  /** The daemon has just started, and the table is one that an earlier daemon had live. */
+  readonly restored: boolean;
+  /** The device that the table is for. */
+  readonly host: TargetHost;
   /**
    * Opens the backing that a word of the table line names (a path, a file:// URI, dm:NAME), which
    * is closed with the table. Throws MapperError; the target puts the kernel's text before it.
-   * `sectorsNeeded`: the backing must reach this far, or it is refused.
+   * `sectorsNeeded`: the backing must reach this far, or it is refused. `readOnly`: the target
+   * will not write there (a device that is read-only opens everything so).
    */
-  openBacking(word: string, sectorsNeeded: number): Backing;
+  openBacking(word: string, sectorsNeeded: number, readOnly?: boolean): Backing;
+}
+
+/** What a target may ask of its device, apart from I/O. */
+export interface TargetHost {
+  /**
+   * Requests to the device wait from now on; resolves when those inside have ended (without a
+   * flush, whether the device is suspended or not). Each call needs one `letGo`.
+   */
+  hold(): Promise<void>;
+  letGo(): void;
+  /** Tells whoever watches the device that its target has come to a state (the kernel's uevent). */
+  event(event: TargetEvent): void;
+}
+
+/** A state that a target has come to. */
+export interface TargetEvent {
+  readonly what: 'invalid' | 'overflow' | 'fill' | 'merged' | 'merge failed';
+  /** With `fill`: the part of the space that is in use has passed this. */
+  readonly percent?: number;
 }
 
 export interface Target {
@@ -55,6 +81,11 @@ export interface Target {
    * the target's start. 0: no limit. (Chunk, region, stripe.)
    */
   readonly maxIoSectors: number;
+  /**
+   * With `maxIoSectors`: how many bytes from `offset` on map takes as one piece all the same, at
+   * least to the next multiple, at most `length`. It is asked for requests that are longer.
+   */
+  pieceBytes?(operation: Operation, offset: number, length: number): number;
   /** What this target can do; see `commonFeatures` for those that pass everything on. */
   readonly features: Features;
 
@@ -81,8 +112,8 @@ export interface Target {
   suspending?(): void;
   resume?(): void | Promise<void>;
   suspend?(): void | Promise<void>;
-  /** Gives back what `create` took, but for the backings. */
-  destroy?(): void;
+  /** Gives back what `create` took, but for the backings, which are closed when this has ended. */
+  destroy?(): void | Promise<void>;
 }
 
 /** What a target without messages, or with other ones, answers: the kernel's words. */

@@ -1,0 +1,71 @@
+/**
+ * A copy of one range of a backing (or of zeroes) to up to eight places: what it is asked to do,
+ * and what came of it. Jobs come from the copy engine's pool and go back to it by themselves when their
+ * owner has been told.
+ */
+
+import type { Backing } from '../backing/backing.js';
+import { copyDestinations } from '../base/limits.js';
+import type { Throttle } from './throttle.js';
+
+/** Go on after an error, and write what the buffer holds after a failed read. */
+export const COPY_IGNORE_ERROR = 1;
+/** Writes go out in ascending order, and the first error ends the job; overrides IGNORE_ERROR. */
+export const COPY_WRITE_SEQ = 2;
+/** Ranges that the source knows to be holes become holes at the destinations. */
+export const COPY_HOLES = 4;
+/** Blocks that read as zeroes become holes at the destinations. */
+export const COPY_ZEROES = 8;
+/** The destinations read as zeroes already: holes (and zeroes, if looked for) are skipped. */
+export const COPY_INTO_ZEROES = 16;
+/** The system may copy by itself, or share the blocks, where it can (files to files). */
+export const COPY_OFFLOAD = 32;
+
+/** Who is told, once, that a job has ended; perhaps before `start` returns. */
+export interface CopyOwner {
+  copied(job: CopyJob): void;
+}
+
+export class CopyJob {
+  /** Null: zeroes. */
+  source: Backing | null = null;
+  sourceOffset = 0;
+  length = 0;
+  destinationCount = 0;
+  readonly destinations: (Backing | null)[] = new Array<Backing | null>(copyDestinations).fill(
+    null,
+  );
+  readonly destinationOffsets = new Float64Array(copyDestinations);
+  flags = 0;
+  throttle: Throttle | null = null;
+  owner: CopyOwner | null = null;
+
+  /** 0, or the errno of the first read that failed. */
+  readError = 0;
+  /** Bit i: a write to destination i failed. */
+  writeErrors = 0;
+  /** The errno of the first write that failed. */
+  writeError = 0;
+  /** Bytes done with, those skipped included. */
+  doneBytes = 0;
+  skippedBytes = 0;
+  /** Bytes that the system copied or shared without their passing through here. */
+  offloadedBytes = 0;
+  cancelled = false;
+
+  addDestination(backing: Backing, offset: number): void {
+    this.destinations[this.destinationCount] = backing;
+    this.destinationOffsets[this.destinationCount] = offset;
+    this.destinationCount++;
+  }
+
+  /** No further slices are begun; the job ends when those under way have, and is then told. */
+  cancel(): void {
+    this.cancelled = true;
+  }
+
+  /** Everything arrived. */
+  get ok(): boolean {
+    return this.readError === 0 && this.writeErrors === 0 && !this.cancelled;
+  }
+}

@@ -1,0 +1,4 @@
+/** Placeholder written by the lead: replaced by the copy engine's author. */
+export class Throttle {
+  percent = 100;
+}
