@@ -164,6 +164,29 @@ export const copyDestinations = 8;
 export const copySliceBytes = 512 * KiB;
 /** ...so many of them at once. */
 export const copySlices = 8;
+/** What all slices under way hold of the arena together; beyond it, they wait for one another. */
+export const copyMemoryBytes = 64 * MiB;
+/** The arena is full of other things: how long until it is asked again. */
+export const copyMemoryMilliseconds = 5;
+/** Longest range that is made zeroes at once, and longest that the system clones at once. */
+export const copyZeroBytes = 16 * MiB;
+export const copyCloneBytes = 16 * MiB;
+/** How far a job looks ahead for holes at a time, and the extents that it is told of. */
+export const copyAheadBytes = 1024 * MiB;
+export const copyExtents = 256;
+/** Zeroes are looked for in blocks of this size. */
+export const copyBlockBytes = 4 * KiB;
+/**
+ * Copies that never have to wait would keep the thread to themselves: after so much (a step, however
+ * small, counts as some bytes) the rest goes on in the next turn.
+ */
+export const copyTurnBytes = 4 * MiB;
+export const copyStepBytes = 16 * KiB;
+/** A throttled job sleeps for so long, at most so many times in a row. */
+export const copySleepMilliseconds = 100;
+export const copySleeps = 10;
+/** The span of time that a throttle looks back on. */
+export const copyThrottleMilliseconds = 1_000;
 
 // Snapshots.
 
@@ -171,3 +194,9 @@ export const copySlices = 8;
 export const snapshotCopies = 2048;
 /** Chunk size: 2^21 sectors are 1 GiB, the kernel's limit. */
 export const chunkSectorsMax = 2 ** 21;
+/** How far a write to an origin looks ahead: so many of the smallest chunks are copied at once. */
+export const originWindowChunks = 64;
+/** Somebody should hear when so much of a snapshot's COW is in use. */
+export const fillPercents: readonly number[] = [80, 85, 90, 95, 100];
+/** A merge takes so much of a run of chunks at once, or a chunk: writes to it have to wait. */
+export const mergeRunBytes = 1 * MiB;

@@ -6,6 +6,8 @@
 
 import type { Backing } from '../backing/backing.js';
 import { copyDestinations } from '../base/limits.js';
+import type { Slice } from './slice.js';
+import type { SourceExtents } from './source-extents.js';
 import type { Throttle } from './throttle.js';
 
 /** Go on after an error, and write what the buffer holds after a failed read. */
@@ -48,10 +50,28 @@ export class CopyJob {
   writeError = 0;
   /** Bytes done with, those skipped included. */
   doneBytes = 0;
+  /** Of these, bytes that were not copied because they are zeroes: holes made, or left alone. */
   skippedBytes = 0;
   /** Bytes that the system copied or shared without their passing through here. */
   offloadedBytes = 0;
   cancelled = false;
+
+  /** For the copy engine. Where the next slice begins, from the job's start. */
+  cursor = 0;
+  /** Slices begun so far, those that have not ended, and whose turn to write it is (WRITE_SEQ). */
+  slicesBegun = 0;
+  slicesUnderWay = 0;
+  writeTurn = 0;
+  /** It is in one of the engine's lists, or otherwise looked after. */
+  listed = false;
+  /** Times that it slept for its throttle in a row, and when it wakes up. */
+  sleeps = 0;
+  wakesAt = 0;
+  /** With COPY_HOLES: what is known of the source from the cursor on. */
+  extents: SourceExtents | null = null;
+  /** With COPY_WRITE_SEQ: slices that wait for their turn to write. */
+  inOrder: Slice | null = null;
+  next: CopyJob | null = null;
 
   addDestination(backing: Backing, offset: number): void {
     this.destinations[this.destinationCount] = backing;
@@ -62,6 +82,39 @@ export class CopyJob {
   /** No further slices are begun; the job ends when those under way have, and is then told. */
   cancel(): void {
     this.cancelled = true;
+  }
+
+  /** No further slices are to be begun. */
+  get stopped(): boolean {
+    return this.cancelled || (this.failed && (this.flags & COPY_IGNORE_ERROR) === 0);
+  }
+
+  get failed(): boolean {
+    return this.readError !== 0 || this.writeErrors !== 0;
+  }
+
+  /** Ready for its next owner; nobody is kept alive by a job in the pool. */
+  clear(): void {
+    this.source = null;
+    this.sourceOffset = 0;
+    this.length = 0;
+    this.destinations.fill(null, 0, this.destinationCount);
+    this.destinationCount = 0;
+    this.flags = 0;
+    this.throttle = null;
+    this.owner = null;
+    this.readError = 0;
+    this.writeErrors = 0;
+    this.writeError = 0;
+    this.doneBytes = 0;
+    this.skippedBytes = 0;
+    this.offloadedBytes = 0;
+    this.cancelled = false;
+    this.cursor = 0;
+    this.slicesBegun = 0;
+    this.slicesUnderWay = 0;
+    this.writeTurn = 0;
+    this.sleeps = 0;
   }
 
   /** Everything arrived. */

@@ -117,8 +117,8 @@ export class DeviceRegistry {
       log: this.#log,
       restored,
       host: device,
-      openBacking: (word, _sectorsNeeded, readOnly = false) =>
-        this.#backings.open(word, device, readOnly || device.readOnly),
+      openBacking: (word, _sectorsNeeded, readOnly = device.readOnly) =>
+        this.#backings.open(word, device, readOnly),
     });
   }
 

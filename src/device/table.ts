@@ -77,8 +77,8 @@ export class Table {
 export async function createTable(text: string, context: TableContext): Promise<Table> {
   const slots: Slot[] = [];
   const backings = new Map<string, OpenBacking>();
-  const openBacking = (word: string, sectorsNeeded: number, readOnly = false): Backing => {
-    const key = `${readOnly} ${word}`;
+  const openBacking = (word: string, sectorsNeeded: number, readOnly?: boolean): Backing => {
+    const key = `${readOnly ?? ''} ${word}`;
     let backing = backings.get(key);
     if (backing === undefined) {
       backing = context.openBacking(word, sectorsNeeded, readOnly);

@@ -56,9 +56,10 @@ export function openDevice(
   word: string,
   sectorsNeeded: number,
   text = 'Device lookup failed',
+  readOnly?: boolean,
 ): Backing {
   try {
-    return context.openBacking(word, sectorsNeeded);
+    return context.openBacking(word, sectorsNeeded, readOnly);
   } catch (error) {
     throw error instanceof MapperError ? error.prefixed(text) : error;
   }

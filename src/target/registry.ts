@@ -5,6 +5,9 @@ import { error } from './error/target.js';
 import { flakey } from './flakey/target.js';
 import { linear } from './linear/target.js';
 import { memory } from './memory/target.js';
+import { snapshot } from './snapshot/target.js';
+import { snapshotMerge } from './snapshot-merge/target.js';
+import { snapshotOrigin } from './snapshot-origin/target.js';
 import { striped } from './striped/target.js';
 import type { TargetType } from './target.js';
 import { zero } from './zero/target.js';
@@ -16,6 +19,9 @@ export const targetTypes: readonly TargetType[] = [
   flakey,
   linear,
   memory,
+  snapshot,
+  snapshotMerge,
+  snapshotOrigin,
   striped,
   zero,
 ];

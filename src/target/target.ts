@@ -47,8 +47,8 @@ export interface TargetContext {
   /**
    * Opens the backing that a word of the table line names (a path, a file:// URI, dm:NAME), which
    * is closed with the table. Throws MapperError; the target puts the kernel's text before it.
-   * `sectorsNeeded`: the backing must reach this far, or it is refused. `readOnly`: the target
-   * will not write there (a device that is read-only opens everything so).
+   * `sectorsNeeded`: the backing must reach this far, or it is refused. `readOnly`: whether the
+   * target will not write there; by default it will, unless the device is read-only.
    */
   openBacking(word: string, sectorsNeeded: number, readOnly?: boolean): Backing;
 }

@@ -70,6 +70,9 @@ export interface ExceptionStore {
   /** Resolves when no write of the store's own is under way. */
   idle(): Promise<void>;
 
+  /** Gives back the memory it holds; it is idle. */
+  close(): void;
+
   /** Null: the store cannot be merged. */
   readonly merge: StoreMerge | null;
 }
