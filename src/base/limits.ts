@@ -180,13 +180,20 @@ export const copyBlockBytes = 4 * KiB;
  * Copies that never have to wait would keep the thread to themselves: after so much (a step, however
  * small, counts as some bytes) the rest goes on in the next turn.
  */
-export const copyTurnBytes = 4 * MiB;
-export const copyStepBytes = 16 * KiB;
+export const copyTurnBytes = 2 * MiB;
+export const copyStepBytes = 4 * KiB;
 /** A throttled job sleeps for so long, at most so many times in a row. */
 export const copySleepMilliseconds = 100;
 export const copySleeps = 10;
 /** The span of time that a throttle looks back on. */
 export const copyThrottleMilliseconds = 1_000;
+/** Copies that people asked for: so many at once, the others wait; their memory is half of all. */
+export const copyJobsAtOnce = 8;
+export const copyJobsWaiting = 64;
+/** Those that have ended are listed until so many more have. */
+export const copyJobsEnded = 64;
+/** Longest that an answer waits for a job to end; who wants to wait longer asks again. */
+export const copyJobWaitMilliseconds = 10_000;
 
 // Snapshots.
 
@@ -194,6 +201,10 @@ export const copyThrottleMilliseconds = 1_000;
 export const snapshotCopies = 2048;
 /** Chunk size: 2^21 sectors are 1 GiB, the kernel's limit. */
 export const chunkSectorsMax = 2 ** 21;
+/** Of a file that is to be a COW: what is looked at, and wiped, of its first chunk. */
+export const cowHeadBytes = 1 * MiB;
+/** Past this the fill of a COW is a matter for its owner. */
+export const fillWarningPercent = 80;
 /** How far a write to an origin looks ahead: so many of the smallest chunks are copied at once. */
 export const originWindowChunks = 64;
 /** Somebody should hear when so much of a snapshot's COW is in use. */

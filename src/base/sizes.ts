@@ -39,3 +39,35 @@ export function formatMicroseconds(microseconds: number): string {
   if (microseconds < 1_000_000) return `${(microseconds / 1000).toFixed(2)} ms`;
   return `${(microseconds / 1_000_000).toFixed(2)} s`;
 }
+
+const byteFactors = new Map([
+  ['', 1],
+  ['b', 1],
+  ['s', 512],
+  ['k', 2 ** 10],
+  ['m', 2 ** 20],
+  ['g', 2 ** 30],
+  ['t', 2 ** 40],
+  ['p', 2 ** 50],
+]);
+
+/** Bytes in "4k", "1.5G", "64MiB", "2048s" (sectors) or "512". Throws MapperError. */
+export function parseBytes(text: string): number {
+  const match = /^([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgtp])(?:i?b)?|([bs]?))$/i.exec(text);
+  const factor = byteFactors.get((match?.[2] ?? match?.[3] ?? 'none').toLowerCase());
+  const bytes = factor === undefined ? Number.NaN : Number(match?.[1]) * factor;
+  if (Number.isSafeInteger(bytes)) return bytes;
+  throw new MapperError(EINVAL, `found size "${text}", wanted whole bytes, as "512", "4k" or "1G"`);
+}
+
+/** `45s`, `12m`, `3h 20m`, `5d 2h`: how long ago. */
+export function formatAge(milliseconds: number): string {
+  const seconds = Math.max(0, Math.floor(milliseconds / 1000));
+  const minutes = Math.floor(seconds / 60);
+  const hours = Math.floor(minutes / 60);
+  const days = Math.floor(hours / 24);
+  if (minutes === 0) return `${seconds}s`;
+  if (hours === 0) return `${minutes}m`;
+  if (days === 0) return `${hours}h ${minutes % 60}m`;
+  return `${days}d ${hours % 24}h`;
+}

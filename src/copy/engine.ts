@@ -16,9 +16,11 @@
  * Nothing is allocated for a job, once the pools have filled.
  */
 
+import type { Backing } from '../backing/backing.js';
 import { assert } from '../base/assert.js';
 import {
   blockBytesMin,
+  copyCloneBytes,
   copyDestinations,
   copyMemoryBytes,
   copyMemoryMilliseconds,
@@ -36,7 +38,9 @@ import {
   COPY_HOLES,
   COPY_IGNORE_ERROR,
   COPY_INTO_ZEROES,
+  COPY_OFFLOAD,
   COPY_WRITE_SEQ,
+  COPY_ZEROES,
   CopyJob,
   type CopyOwner,
 } from './job.js';
@@ -67,8 +71,8 @@ export class CopyEngine implements SliceHost, ExtentsOwner {
   readonly #sleeping = new LinkedQueue<CopyJob>();
   /** Jobs whose owners have to be told. */
   readonly #ended = new LinkedQueue<CopyJob>();
-  /** Slices whose turn to write has come. */
-  readonly #turnCame = new LinkedQueue<Slice>();
+  /** Slices that go on: their turn to write has come, or others have had theirs. */
+  readonly #goingOn = new LinkedQueue<Slice>();
 
   /** Somebody further up the stack works the lists off. */
   #running = false;
@@ -113,6 +117,8 @@ export class CopyEngine implements SliceHost, ExtentsOwner {
       job.extents = this.#extents.shift() ?? new SourceExtents(this.ios, this);
       job.extents.begin(job);
     }
+    const without = COPY_ZEROES | COPY_WRITE_SEQ;
+    job.offload = (job.flags & (COPY_OFFLOAD | without)) === COPY_OFFLOAD && isFile(job.source);
     this.jobsUnderWay++;
     job.listed = true;
     this.#ready.push(job);
@@ -138,14 +144,15 @@ export class CopyEngine implements SliceHost, ExtentsOwner {
 
   sliceEnded(slice: Slice): void {
     const job = slice.job as CopyJob;
-    if (this.#dispatching) this.#turnBytes += slice.length;
+    if (this.#dispatching) this.#turnBytes += copyStepBytes + Math.max(0, slice.memoryLength);
     if (slice.arrived) job.doneBytes += slice.length;
     if (slice.memory >= 0) {
-      this.arena.free(slice.memory, slice.length);
-      this.memoryBytes -= blockBytesOf(slice.length);
+      this.arena.free(slice.memory, slice.memoryLength);
+      this.memoryBytes -= blockBytesOf(slice.memoryLength);
       this.#memoryCame = true;
       this.#memoryGivenBack = true;
       slice.memory = -1;
+      slice.memoryLength = 0;
     }
     job.throttle?.ended(this.#engine.clock());
     job.slicesUnderWay--;
@@ -153,6 +160,14 @@ export class CopyEngine implements SliceHost, ExtentsOwner {
     slice.job = null;
     this.#slices.push(slice);
     this.#lookAt(job);
+  }
+
+  willGoOn(slice: Slice): void {
+    this.#goingOn.push(slice);
+  }
+
+  spent(bytes: number): void {
+    this.#turnBytes += bytes;
   }
 
   extentsKnown(job: CopyJob): void {
@@ -177,7 +192,7 @@ export class CopyEngine implements SliceHost, ExtentsOwner {
       if (slice.number !== job.writeTurn) continue;
       if (before === null) job.inOrder = slice.next;
       else before.next = slice.next;
-      this.#turnCame.push(slice);
+      this.#goingOn.push(slice);
       return;
     }
   }
@@ -200,9 +215,9 @@ export class CopyEngine implements SliceHost, ExtentsOwner {
 
   /** One slice that goes on or one job that goes on. False: nothing to do. */
   #step(): boolean {
-    const slice = this.#turnCame.shift();
+    const slice = this.#goingOn.shift();
     if (slice !== null) {
-      slice.write();
+      slice.goOn();
       return true;
     }
     const waiting = this.#memoryCame ? this.#waiting.shift() : null;
@@ -247,6 +262,7 @@ export class CopyEngine implements SliceHost, ExtentsOwner {
     }
     let length = end - job.cursor;
     let memory = -1;
+    let memoryLength = 0;
     if (zero) {
       length = Math.min(length, copyZeroBytes);
     } else {
@@ -255,17 +271,19 @@ export class CopyEngine implements SliceHost, ExtentsOwner {
         this.#wait(job, waited);
         return;
       }
-      length = this.#allocated;
+      memoryLength = this.#allocated;
+      length = job.cloning ? Math.min(length, copyCloneBytes) : memoryLength;
     }
     throttle?.started(now);
-    this.#begin(job, length, memory);
+    this.#begin(job, length, memory, memoryLength);
   }
 
-  #begin(job: CopyJob, length: number, memory: number): void {
+  #begin(job: CopyJob, length: number, memory: number, memoryLength: number): void {
     const slice = this.#slices.shift() ?? new Slice(this);
     slice.offset = job.cursor;
     slice.length = length;
     slice.memory = memory;
+    slice.memoryLength = memoryLength;
     slice.number = job.slicesBegun++;
     job.cursor += length;
     job.slicesUnderWay++;
@@ -378,7 +396,7 @@ export class CopyEngine implements SliceHost, ExtentsOwner {
       this.#turnBytes = 0;
     }
     if (this.#turnBytes < copyTurnBytes) return false;
-    if (this.#ready.first === null && this.#turnCame.first === null && !this.#memoryCame) {
+    if (this.#ready.first === null && this.#goingOn.first === null && !this.#memoryCame) {
       return false;
     }
     if (!this.#deferred) {
@@ -402,6 +420,10 @@ export class CopyEngine implements SliceHost, ExtentsOwner {
     job.listed = false;
     this.#jobs.push(job);
   }
+}
+
+function isFile(backing: Backing | null): boolean {
+  return backing?.file !== undefined;
 }
 
 /** The arena's blocks are powers of two. */

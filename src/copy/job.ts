@@ -23,6 +23,11 @@ export const COPY_INTO_ZEROES = 16;
 /** The system may copy by itself, or share the blocks, where it can (files to files). */
 export const COPY_OFFLOAD = 32;
 
+/** Bits of `ways`. */
+export const COPIED_BY_CLONE = 1;
+export const COPIED_BY_SYSTEM = 2;
+export const COPIED_BY_ENGINE = 4;
+
 /** Who is told, once, that a job has ended; perhaps before `start` returns. */
 export interface CopyOwner {
   copied(job: CopyJob): void;
@@ -54,6 +59,8 @@ export class CopyJob {
   skippedBytes = 0;
   /** Bytes that the system copied or shared without their passing through here. */
   offloadedBytes = 0;
+  /** The ways in which it was copied, COPIED_BY_CLONE and so on. */
+  ways = 0;
   cancelled = false;
 
   /** For the copy engine. Where the next slice begins, from the job's start. */
@@ -71,6 +78,9 @@ export class CopyJob {
   extents: SourceExtents | null = null;
   /** With COPY_WRITE_SEQ: slices that wait for their turn to write. */
   inOrder: Slice | null = null;
+  /** With COPY_OFFLOAD: the system may be asked at all, and it has cloned for all destinations. */
+  offload = false;
+  cloning = false;
   next: CopyJob | null = null;
 
   addDestination(backing: Backing, offset: number): void {
@@ -109,6 +119,9 @@ export class CopyJob {
     this.doneBytes = 0;
     this.skippedBytes = 0;
     this.offloadedBytes = 0;
+    this.ways = 0;
+    this.offload = false;
+    this.cloning = false;
     this.cancelled = false;
     this.cursor = 0;
     this.slicesBegun = 0;

@@ -23,14 +23,14 @@ export class ZeroFinder {
     );
   }
 
-  /** Where the run of blocks that are zeroes, or are not, ends that begins at `start`. */
-  runEnd(memory: number, start: number, end: number, zero: boolean): number {
-    let position = start + copyBlockBytes;
-    while (position < end) {
-      const length = Math.min(copyBlockBytes, end - position);
-      if (this.isZero(memory + position, length) !== zero) return position;
-      position += length;
+  /** How long the run of blocks is that are zeroes, or are not; what the first one is, is known. */
+  runLength(memory: number, length: number, zero: boolean): number {
+    let run = copyBlockBytes;
+    while (run < length) {
+      const bytes = Math.min(copyBlockBytes, length - run);
+      if (this.isZero(memory + run, bytes) !== zero) return run;
+      run += bytes;
     }
-    return end;
+    return length;
   }
 }

@@ -227,6 +227,10 @@ export class ExceptionTable {
     } else if (runs < pageRuns) {
       leaves.open(page, right);
       this.#put(leaf, right, oldChunk, newChunk, length);
+    } else if (right === runs && this.#room(leaf + 1, window) > 0) {
+      // Between two leaves it may go to either.
+      leaves.open(this.#pages[leaf + 1] as number, 0);
+      this.#put(leaf + 1, 0, oldChunk, newChunk, length);
     } else {
       return this.#makeRoom(leaf, right === runs);
     }

@@ -1,13 +1,12 @@
 /** The stores there are, by the letter in the table line. */
 
-import { EINVAL } from '../../base/errno.js';
-import { MapperError } from '../../base/errors.js';
 import type { TargetContext } from '../target.js';
 import type { SnapshotWords } from './arguments.js';
+import { PersistentStore } from './persistent-store.js';
 import type { ExceptionStore } from './store.js';
 import { TransientStore } from './transient-store.js';
 
-/** `inOrder`: commits end in order of allocation whether that is needed or not. */
+/** `inOrder`: commits end in order of allocation, whether that is needed or not. */
 export function createStore(
   words: SnapshotWords,
   context: TargetContext,
@@ -15,5 +14,10 @@ export function createStore(
 ): ExceptionStore {
   const { cow, chunkSectors, type } = words;
   if (type === 'N') return new TransientStore(cow, chunkSectors, inOrder);
-  throw new MapperError(EINVAL, `no P yet ${context.deviceName}`);
+  return new PersistentStore(
+    context,
+    cow,
+    chunkSectors,
+    context.beginSectors + context.lengthSectors,
+  );
 }

@@ -85,11 +85,9 @@ class SnapshotTarget implements Target {
     return snapshotPiece(this.#handle, operation, offset, length);
   }
 
-  /** What was written is in the COW. */
+  /** What was written is in the COW. Even an invalid snapshot can be flushed, and so removed. */
   flush(io: Io): number {
-    const { snapshot } = this.#handle;
-    if (snapshot === null || !snapshot.valid) return -EIO;
-    io.backing = snapshot.cow;
+    io.backing = this.#handle.words.cow;
     io.backingOffset = 0;
     return REMAPPED;
   }
