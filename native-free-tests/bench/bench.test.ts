@@ -5,12 +5,13 @@ import { fioArguments, parseFio } from './fio.js';
 import type { Machine } from './machine.js';
 import { findFileSystem } from './machine.js';
 import { parseOptions } from './options.js';
-import { parseCpuTicks, parseResident } from './proc.js';
+import { parseCpuTicks, parseMemory } from './proc.js';
 import { commandText } from './program.js';
-import { comparisonTable, formatMarkdown, formatText, isMet, score } from './report.js';
+import { formatMarkdown, formatText, score } from './report.js';
 import type { ComparisonResult, IdleResult, Measurement, MemoryResult, Report } from './results.js';
 import { directWord, mapperd, nbdkit, qemuNbd, readyEngine } from './servers.js';
 import { flatness, median, rotate, spread } from './statistics.js';
+import { comparisonTable, isMet } from './tables.js';
 
 t.test('statistics', async (t) => {
   t.test('takes the value in the middle, or the mean of the two', async (t) => {
@@ -66,8 +67,10 @@ t.test('proc', async (t) => {
   });
 
   t.test('reads resident memory in millions of bytes', async (t) => {
-    t.equal(parseResident('VmHWM:\t  2000 kB\nVmRSS:\t    1000 kB\nThreads:\t1\n'), 1.024);
-    t.throws(() => parseResident('Name:\tkworker\n'), /no VmRSS/);
+    const status = 'VmHWM:\t  2000 kB\nVmRSS:\t    1000 kB\nThreads:\t1\n';
+    t.equal(parseMemory(status, 'VmRSS'), 1.024);
+    t.equal(parseMemory(status, 'VmHWM'), 2.048);
+    t.throws(() => parseMemory('Name:\tkworker\n', 'VmRSS'), /no VmRSS/);
   });
 });
 
@@ -83,7 +86,7 @@ function direction(ios: number, mean: number, p99: number | null): object {
     total_ios: ios,
     iops: ios / 2,
     bw_bytes: ios * 2048,
-    lat_ns: { mean, ...percentile },
+    lat_ns: { mean, max: 2 * mean, ...percentile },
   };
 }
 
@@ -97,6 +100,7 @@ t.test('fio', async (t) => {
       throughput: 2,
       mean: 80.5,
       p99: 91.648,
+      longest: 161,
     });
   });
 
@@ -104,7 +108,7 @@ t.test('fio', async (t) => {
     const both = parseFio(
       fioOutput(direction(3000, 10_000, 50_000), direction(1000, 30_000, 9000)),
     );
-    t.same(both, { ios: 4000, iops: 2000, throughput: 7.8125, mean: 15, p99: 50 });
+    t.same(both, { ios: 4000, iops: 2000, throughput: 7.8125, mean: 15, p99: 50, longest: 60 });
   });
 
   t.test('rejects what is no result', async (t) => {
@@ -124,6 +128,13 @@ t.test('fio', async (t) => {
     t.ok(counted.includes(`--io_size=${500 * 4096}`));
     t.notOk(counted.includes('--time_based'));
   });
+
+  t.test('touches a block once if it is to, and ends when there is none left', async (t) => {
+    const load = { rw: 'randwrite', blockBytes: 4096, depth: 16, jobs: 1, once: true } as const;
+    const args = fioArguments(load, { seconds: 3 }, 'nbd+unix:///?socket=/s');
+    t.ok(args.includes('--runtime=3'));
+    t.notOk(args.includes('--time_based') || args.includes('--norandommap'));
+  });
 });
 
 t.test('servers', async (t) => {
@@ -132,7 +143,8 @@ t.test('servers', async (t) => {
   const tcp = { kind: 'tcp', host: '127.0.0.1', port: 1234 } as const;
 
   t.test('starts mapperd on an image, on O_DIRECT, on a table of several lines', async (t) => {
-    const args = (spec: ReturnType<typeof mapperd>) => spec.commands(file, unix)[0]?.args.slice(1);
+    const args = (spec: ReturnType<typeof mapperd>) =>
+      spec.commands(file, unix, '/own')[0]?.args.slice(1);
     const common = ['-U', '/tmp/s', '--control', 'none', '--engine', 'uring'];
     t.same(args(mapperd({ engine: 'uring' })), [...common, file.path]);
     t.equal(directWord(file), 'file:///var/tmp/a%20file?direct=1');
@@ -148,7 +160,7 @@ t.test('servers', async (t) => {
 
   t.test('starts the others', async (t) => {
     const text = (spec: ReturnType<typeof nbdkit>, address: typeof unix | typeof tcp) =>
-      spec.commands(file, address).map(commandText);
+      spec.commands(file, address, '/own').map(commandText);
     t.same(text(nbdkit(), unix), ["nbdkit -f -U /tmp/s file 'file=/var/tmp/a file'"]);
     t.same(text(nbdkit({ plugin: ['cache=none'] }), tcp), [
       "nbdkit -f -i 127.0.0.1 -p 1234 file 'file=/var/tmp/a file' cache=none",
@@ -240,7 +252,8 @@ const machine: Machine = {
 };
 
 const measured = (iops: number, cpu: number): Measurement => {
-  return { ios: 3 * iops, iops, throughput: iops / 256, mean: 100, p99: 250, cpu };
+  const latencies = { mean: 100, p99: 250, longest: 4000 };
+  return { ios: 3 * iops, iops, throughput: iops / 256, ...latencies, cpu, peak: 90 };
 };
 
 const comparison: ComparisonResult = {
@@ -248,6 +261,8 @@ const comparison: ComparisonResult = {
   name: 'randread',
   title: 'random read',
   rate: 'iops',
+  fresh: false,
+  megabytesMost: null,
   directory: '/var/tmp',
   judged: {
     label: 'mapperd',
@@ -269,7 +284,7 @@ const comparison: ComparisonResult = {
         { figure: 'iops', bound: 'at least', ratio: 1.8 },
         { figure: 'cpu', bound: 'at most', ratio: 0.5 },
       ],
-      ratios: { iops: 1.799, throughput: 1.799, mean: 1, p99: 0.5, cpu: 0.48 },
+      ratios: { ...measured(1.799, 0.48), throughput: 1.799, mean: 1, p99: 0.5 },
     },
   ],
   notes: ['nbdkit cache=none left out: no such parameter'],

@@ -9,8 +9,10 @@ import { constants } from 'node:os';
 import { resolve } from 'node:path';
 import { messageOf } from '../../src/base/errors.js';
 import { signalRepeatMilliseconds } from '../../src/base/limits.js';
-import { allCases, type Case, chooseCases } from './cases.js';
+import type { Case } from './case.js';
+import { allCases, chooseCases } from './cases.js';
 import { type Conditions, compare } from './compare.js';
+import { compareCopies } from './copy.js';
 import { watchIdle } from './idle.js';
 import { describeMachine } from './machine.js';
 import { watchMemory } from './memory.js';
@@ -55,6 +57,8 @@ function runCase(one: Case, conditions: Conditions): Promise<CaseResult> {
       return watchMemory(one, conditions);
     case 'idle':
       return watchIdle(one, conditions);
+    case 'copy':
+      return compareCopies(one, conditions);
   }
 }
 

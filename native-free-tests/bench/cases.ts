@@ -5,74 +5,19 @@
  */
 
 import type { EngineChoice } from '../../src/engine/choose.js';
-import type { Load } from './fio.js';
-import type { Place } from './places.js';
-import type { Transport } from './running-server.js';
-import { mapperd, nbdkit, qemuNbd, type ServerSpec } from './servers.js';
-
-/** `throughput` in MiB/s, latencies `mean` and `p99` and `cpu` (for each I/O) in microseconds. */
-export type Figure = 'iops' | 'throughput' | 'mean' | 'p99' | 'cpu';
-
-export interface Wanted {
-  readonly figure: Figure;
-  readonly bound: 'at least' | 'at most';
-  readonly ratio: number;
-}
-
-export interface Competitor {
-  readonly server: ServerSpec;
-  readonly wanted: readonly Wanted[];
-}
-
-interface Named {
-  readonly name: string;
-  readonly title: string;
-  /** Only measured when it is asked for by name. */
-  readonly extra?: boolean;
-}
-
-export interface Comparison extends Named {
-  readonly kind: 'comparison';
-  readonly load: Load;
-  /** Which figure tells the speed. */
-  readonly rate: 'iops' | 'throughput';
-  readonly place: Place;
-  readonly transport: Transport;
-  readonly judged: ServerSpec;
-  readonly others: readonly Competitor[];
-}
-
-export interface MemoryCase extends Named {
-  readonly kind: 'memory';
-  readonly load: Load;
-  readonly server: ServerSpec;
-  readonly megabytesMost: number;
-}
-
-export interface IdleCase extends Named {
-  readonly kind: 'idle';
-  readonly connections: number;
-  readonly server: ServerSpec;
-  readonly megabytesMost: number;
-}
-
-export type Case = Comparison | MemoryCase | IdleCase;
-
-const atLeast = (figure: Figure, ratio: number): Wanted => ({ figure, bound: 'at least', ratio });
-const atMost = (figure: Figure, ratio: number): Wanted => ({ figure, bound: 'at most', ratio });
-const against = (server: ServerSpec, ...wanted: Wanted[]): Competitor => ({ server, wanted });
-
-const KiB = 1024;
-const random = (rw: Load['rw'], depth = 16, jobs = 1): Load => {
-  return { rw, blockBytes: 4 * KiB, depth, jobs };
-};
-const sequential = (rw: Load['rw']): Load => ({ rw, blockBytes: 128 * KiB, depth: 16, jobs: 1 });
-const common = {
-  kind: 'comparison',
-  rate: 'iops',
-  place: 'directory',
-  transport: 'unix',
-} as const;
+import {
+  against,
+  atLeast,
+  atMost,
+  type Case,
+  type CopyCase,
+  common,
+  random,
+  sequential,
+} from './case.js';
+import { copyWithCp, copyWithMapperctl, copyWithNbdcopy } from './copy-ways.js';
+import { mapperd, nbdkit, qemuNbd } from './servers.js';
+import { snapshotCases } from './snapshot-cases.js';
 
 export function allCases(engine: EngineChoice): Case[] {
   const ours = mapperd({ engine });
@@ -200,7 +145,22 @@ export function allCases(engine: EngineChoice): Case[] {
       server: ours,
       megabytesMost: 150,
     },
+    ...snapshotCases(engine),
+    copyCase(engine),
   ];
+}
+
+function copyCase(engine: EngineChoice): CopyCase {
+  return {
+    kind: 'copy',
+    name: 'copy',
+    title: 'copying a file, every other MiB a hole, twice the size of the served one',
+    judged: copyWithMapperctl(engine),
+    others: [
+      { way: copyWithNbdcopy, timeMost: 1 },
+      { way: copyWithCp, timeMost: 1.2 },
+    ],
+  };
 }
 
 /** Those named, in the table's order; all but the extra ones when none is. */

@@ -13,6 +13,8 @@ export interface Load {
   readonly depth: number;
   /** Each has a connection of its own. */
   readonly jobs: number;
+  /** No block is touched twice: the run also ends when all have been. With one job only. */
+  readonly once?: boolean;
 }
 
 /** How long: so many seconds, or so many I/Os in all. */
@@ -27,6 +29,7 @@ export interface FioResult {
   /** From submission to completion, microseconds. */
   readonly mean: number;
   readonly p99: number;
+  readonly longest: number;
 }
 
 /** Starting, connecting and ending. */
@@ -57,10 +60,10 @@ export function fioArguments(load: Load, length: Length, uri: string): string[] 
     `--bs=${load.blockBytes}`,
     `--iodepth=${load.depth}`,
     `--numjobs=${load.jobs}`,
-    ...('seconds' in length
-      ? ['--time_based', `--runtime=${length.seconds}`]
-      : [`--io_size=${bytesPerJob}`]),
-    '--norandommap',
+    ...('seconds' in length ? [`--runtime=${length.seconds}`] : [`--io_size=${bytesPerJob}`]),
+    // fio's map of the blocks it has been to is what keeps it from touching one twice.
+    ...(load.once === true ? [] : ['--norandommap']),
+    ...(load.once !== true && 'seconds' in length ? ['--time_based'] : []),
     '--group_reporting',
     '--lat_percentiles=1',
     '--clat_percentiles=0',
@@ -75,6 +78,7 @@ const directionSchema = v.object({
   bw_bytes: v.number(),
   lat_ns: v.object({
     mean: v.number(),
+    max: v.number(),
     percentile: v.optional(v.record(v.string(), v.number())),
   }),
 });
@@ -114,6 +118,7 @@ export function parseFio(output: string): FioResult {
     mean: sum((direction) => direction.lat_ns.mean * direction.total_ios) / ios / 1000,
     // Of two directions, the worse: a percentile of both together cannot be had from theirs.
     p99: Math.max(...directions.map((one) => one.lat_ns.percentile?.['99.000000'] ?? 0)) / 1000,
+    longest: Math.max(...directions.map((one) => one.lat_ns.max)) / 1000,
   };
 }
 

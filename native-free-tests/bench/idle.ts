@@ -2,12 +2,12 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import type { IdleCase } from './cases.js';
+import type { IdleCase } from './case.js';
 import type { Conditions } from './compare.js';
 import { residentMegabytes } from './proc.js';
 import { commandText, Program } from './program.js';
 import type { IdleResult } from './results.js';
-import { startServer, stopServers } from './running-server.js';
+import { detailOf, startServer, stopServers } from './running-server.js';
 
 const clientPath = fileURLToPath(new URL('./idle-client.js', import.meta.url));
 /** From the last event to the look at the memory. */
@@ -41,7 +41,7 @@ export async function watchIdle(
     const after = await resident();
     const { kind, name, title, connections, megabytesMost } = idle;
     const command = commandText(server.program.command);
-    const { detail } = server;
+    const detail = detailOf(server);
     return {
       ...{ kind, name, title, command, detail, connections },
       ...{ before, during, after, megabytesMost },

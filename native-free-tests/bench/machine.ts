@@ -20,7 +20,7 @@ export interface Machine {
 export async function describeMachine(directory: string, signal: AbortSignal): Promise<Machine> {
   const mounts = await readFile('/proc/self/mountinfo', 'utf8');
   const versions = [`mapperd ${packageVersion()}`, `Node ${process.versions.node}`];
-  for (const program of ['nbdkit', 'qemu-nbd', 'fio']) {
+  for (const program of ['nbdkit', 'nbdcopy', 'qemu-nbd', 'fio']) {
     versions.push(await versionOf(program, signal));
   }
   return {

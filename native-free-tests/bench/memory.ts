@@ -1,13 +1,13 @@
 /** Resident memory of one server while it answers a great many requests: does it stop growing? */
 
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { MemoryCase } from './cases.js';
+import type { MemoryCase } from './case.js';
 import type { Conditions } from './compare.js';
 import { type FioResult, runFio } from './fio.js';
 import { residentMegabytes } from './proc.js';
 import { commandText } from './program.js';
 import type { MemoryResult, MemorySample } from './results.js';
-import { startServer, stopServers } from './running-server.js';
+import { detailOf, startServer, stopServers } from './running-server.js';
 import { flatness, median } from './statistics.js';
 import { settle } from './test-file.js';
 
@@ -59,7 +59,7 @@ export async function watchMemory(
     name,
     title,
     command: commandText(server.program.command),
-    detail: server.detail,
+    detail: detailOf(server),
     requests: found.ios,
     iops: found.iops,
     samples,

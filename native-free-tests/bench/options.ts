@@ -22,10 +22,11 @@ export interface BenchOptions {
 
 export const usage = `Usage: npm run bench -- [options]
 
-Compares mapperd with nbdkit's file plugin and qemu-nbd, with fio as the client, and
-prints the figures, the ratios and the ratios wanted. Needs nbdkit, qemu-utils and fio;
-for the cases on XFS also root, loop devices and xfsprogs. The exit code is 0 whatever
-the figures are, and 1 if something could not be measured.
+Compares mapperd with nbdkit and QEMU's servers, with fio as the client, and prints the
+figures, the ratios and the ratios wanted. Needs nbdkit, qemu-utils and fio; for some of
+the cases also qemu-storage-daemon and libnbd-bin; for those on XFS root, loop devices
+and xfsprogs. The exit code is 0 whatever the figures are, and 1 if something could
+not be measured.
 
   --rounds N         runs of each server in each case, of which the medians count (5)
   --seconds N        length of a run (3)

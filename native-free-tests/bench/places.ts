@@ -1,20 +1,17 @@
 /** Where the served files lie. A file is made when the first case asks for it, and kept for all. */
 
 import { rmSync } from 'node:fs';
-import { mkdtemp, rm, statfs } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { formatBytes } from '../../src/base/sizes.js';
 import { atExit } from './at-exit.js';
 import type { ServedFile } from './servers.js';
-import { makeFile } from './test-file.js';
+import { checkRoom, makeFile } from './test-file.js';
 import { mountXfs, type XfsMount } from './xfs.js';
 
 /** The directory given by --dir, or an XFS mounted for the purpose. */
 export type Place = 'directory' | 'xfs';
-
-/** Left to others when a file is made. */
-const spareBytes = 256 << 20;
 
 export class Places {
   readonly #scratch: Temporary;
@@ -54,6 +51,16 @@ export class Places {
     return this.#socketDirectory.path;
   }
 
+  /** Size of the served files. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** For other files of a case, which takes them away itself. */
+  get scratch(): string {
+    return this.#scratch.path;
+  }
+
   /** Throws LeftOutError where there is no such place. */
   file(place: Place): Promise<ServedFile> {
     let file = this.#files.get(place);
@@ -73,13 +80,7 @@ export class Places {
 
   async #make(place: Place): Promise<ServedFile> {
     const scratch = this.#scratch.path;
-    const { bavail, bsize } = await statfs(scratch);
-    const found = bavail * bsize;
-    const wanted = this.#bytes + spareBytes;
-    if (found < wanted) {
-      const text = `found ${formatBytes(found)} free, wanted ${formatBytes(wanted)}`;
-      throw new Error(`make a file in "${scratch}": ${text}`);
-    }
+    await checkRoom(scratch, this.#bytes);
     let directory = scratch;
     if (place === 'xfs') {
       this.#xfs = await mountXfs(scratch, this.#bytes, this.#signal);

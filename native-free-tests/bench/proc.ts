@@ -23,12 +23,17 @@ export function parseCpuTicks(stat: string): number {
 
 /** Resident memory in megabytes (millions of bytes). */
 export async function residentMegabytes(pid: number): Promise<number> {
-  return parseResident(await readFile(`/proc/${pid}/status`, 'utf8'));
+  return parseMemory(await readFile(`/proc/${pid}/status`, 'utf8'), 'VmRSS');
 }
 
-/** VmRSS is in units of 1024 bytes, whatever "kB" says. */
-export function parseResident(status: string): number {
-  const match = /^VmRSS:\s+([0-9]+) kB$/m.exec(status);
-  if (match === null) throw new Error('read resident memory: found no VmRSS');
+/** The most that has been resident since the process began. */
+export async function peakMegabytes(pid: number): Promise<number> {
+  return parseMemory(await readFile(`/proc/${pid}/status`, 'utf8'), 'VmHWM');
+}
+
+/** These are in units of 1024 bytes, whatever "kB" says. */
+export function parseMemory(status: string, field: 'VmRSS' | 'VmHWM'): number {
+  const match = new RegExp(`^${field}:\\s+([0-9]+) kB$`, 'm').exec(status);
+  if (match === null) throw new Error(`read resident memory: found no ${field}`);
   return (Number(match[1]) * 1024) / 1e6;
 }

@@ -118,6 +118,12 @@ export class Program {
     timer.abort();
     await this.#ended;
   }
+
+  /** Ends it at once, for a server whose work is thrown away: it need not write it to the disk. */
+  async kill(): Promise<void> {
+    this.#child.kill('SIGKILL');
+    await this.#ended;
+  }
 }
 
 /** Runs a program to its end; returns its standard output. Throws if it fails or takes longer. */

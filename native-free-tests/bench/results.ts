@@ -1,6 +1,6 @@
 /** What a whole run of the benchmark found; with --json it is written as it is here. */
 
-import type { Figure, Wanted } from './cases.js';
+import type { Figure, Wanted } from './case.js';
 import type { Machine } from './machine.js';
 import type { Flatness } from './statistics.js';
 
@@ -32,6 +32,9 @@ export interface ComparisonResult {
   readonly name: string;
   readonly title: string;
   readonly rate: 'iops' | 'throughput';
+  readonly fresh: boolean;
+  /** Most that the judged server may have had resident; null: nothing is wanted of that. */
+  readonly megabytesMost: number | null;
   readonly directory: string;
   readonly judged: ServerResult;
   readonly others: readonly OtherResult[];
@@ -75,7 +78,35 @@ export interface IdleResult {
   readonly megabytesMost: number;
 }
 
-export type CaseResult = ComparisonResult | MemoryResult | IdleResult;
+export interface CopyWayResult {
+  readonly label: string;
+  readonly command: string;
+  readonly detail: string | null;
+  /** One for each round. */
+  readonly seconds: readonly number[];
+  readonly median: number;
+  readonly spread: number;
+  /** What the copy takes on the disk. */
+  readonly diskBytes: number;
+}
+
+export interface OtherCopyResult extends CopyWayResult {
+  /** The judged way's median over this one's, and the most that is wanted of it. */
+  readonly ratio: number;
+  readonly timeMost: number;
+}
+
+export interface CopyResult {
+  readonly kind: 'copy';
+  readonly name: string;
+  readonly title: string;
+  /** Of the file, holes and data. */
+  readonly bytes: number;
+  readonly judged: CopyWayResult;
+  readonly others: readonly OtherCopyResult[];
+}
+
+export type CaseResult = ComparisonResult | MemoryResult | IdleResult | CopyResult;
 
 /** A case without figures, and the reason. */
 export interface Missing {

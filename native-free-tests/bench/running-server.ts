@@ -1,11 +1,12 @@
 /** A server that has been started and answers. */
 
 import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { connect, createServer, type Socket } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../../src/base/errors.js';
-import { Program } from './program.js';
+import { type Command, Program } from './program.js';
 import type { Address, ServedFile, ServerSpec } from './servers.js';
 
 const readyMilliseconds = 20_000;
@@ -16,8 +17,11 @@ export interface RunningServer {
   readonly spec: ServerSpec;
   readonly program: Program;
   readonly address: Address;
+  /** Of the export that is loaded. */
   readonly uri: string;
-  readonly detail: string | null;
+  /** For files of its own: beside the served file, and gone when it is stopped. */
+  readonly directory: string;
+  readonly ownFiles: readonly ServedFile[];
 }
 
 export type Transport = Address['kind'];
@@ -30,31 +34,71 @@ export async function startServer(
   socketDirectory: string,
   signal: AbortSignal,
 ): Promise<RunningServer> {
-  const failures: string[] = [];
   const address = await newAddress(transport, socketDirectory);
-  for (const command of spec.commands(file, address)) {
+  const directory = await mkdtemp(join(dirname(file.path), 'own-'));
+  try {
+    const ownFiles = (await spec.prepare?.(file, directory, signal)) ?? [];
+    const program = await startProgram(
+      spec,
+      spec.commands(file, address, directory),
+      address,
+      signal,
+    );
+    const uri = nbdUri(address, spec.exportName);
+    return { spec, program, address, uri, directory, ownFiles };
+  } catch (error) {
+    await rm(directory, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+/** The first of the commands after which the server answers. */
+async function startProgram(
+  { label }: ServerSpec,
+  commands: readonly Command[],
+  address: Address,
+  signal: AbortSignal,
+): Promise<Program> {
+  const failures: string[] = [];
+  for (const command of commands) {
     const program = new Program(command);
     try {
       await ready(program, address, signal);
-      const detail = spec.detail?.(program.errors, command) ?? null;
-      return { spec, program, address, uri: nbdUri(address), detail };
+      return program;
     } catch (error) {
       await program.end();
       signal.throwIfAborted();
       failures.push(messageOf(error));
     }
   }
-  throw new Error(`start ${spec.label}: ${failures.join('; ')}`);
+  throw new Error(`start ${label}: ${failures.join('; ')}`);
+}
+
+/** To be asked for at the end: a server may answer before it has said how it runs. */
+export function detailOf({ spec, program }: RunningServer): string | null {
+  return spec.detail?.(program.errors, program.command) ?? null;
 }
 
 export async function stopServers(servers: readonly RunningServer[]): Promise<void> {
-  await Promise.all(servers.map((server) => server.program.end()));
+  await Promise.all(
+    servers.map(async ({ program, directory }) => {
+      await program.end();
+      await rm(directory, { recursive: true, force: true });
+    }),
+  );
 }
 
-export function nbdUri(address: Address): string {
+/** Stops a server whose files nobody wants: nothing of them is written to the disk any more. */
+export async function discardServer({ program, directory }: RunningServer): Promise<void> {
+  await program.kill();
+  await rm(directory, { recursive: true, force: true });
+}
+
+export function nbdUri(address: Address, exportName = ''): string {
+  const path = exportName === '' ? '' : `/${encodeURIComponent(exportName)}`;
   return address.kind === 'unix'
-    ? `nbd+unix:///?socket=${encodeURI(address.path)}`
-    : `nbd://${address.host}:${address.port}`;
+    ? `nbd+unix://${path || '/'}?socket=${encodeURI(address.path)}`
+    : `nbd://${address.host}:${address.port}${path}`;
 }
 
 let sockets = 0;

@@ -20,16 +20,50 @@ export interface ServerSpec {
   /** Its name in the tables: unique within a case. */
   readonly label: string;
   /** Ways to start it, the best first; the next is taken where one ends instead of serving. */
-  commands(file: ServedFile, address: Address): readonly Command[];
+  commands(file: ServedFile, address: Address, directory: string): readonly Command[];
   /** The page cache as the server itself leaves it, which each of its runs starts with. */
   readonly cache: 'warm' | 'dropped';
   /** How it runs, once it serves: from its standard error and the way in which it was started. */
   detail?(errors: string, command: Command): string | null;
   /** Left out where it does not start; without it the case has failed. */
   readonly optional?: boolean;
+  /** The export that is loaded; without it the default one. */
+  readonly exportName?: string;
+  /**
+   * Makes the files that it needs beside the served one, in a new directory of its own, which goes
+   * with the server. Returns those that are read and written as the served file is.
+   */
+  prepare?(
+    file: ServedFile,
+    directory: string,
+    signal: AbortSignal,
+  ): Promise<readonly ServedFile[]>;
+  /** An export over files of no consequence: where each run has a new server, this warms it up. */
+  readonly warmUp?: string;
+  /** An export of which each block is written once, in random order, before anything else. */
+  readonly filled?: string;
 }
 
 const mapperdPath = fileURLToPath(new URL('../../src/mapperd.js', import.meta.url));
+
+/** mapperd with its address, its engine and `words`, without a control socket unless one is given. */
+export function mapperdCommand(
+  engine: EngineChoice,
+  address: Address,
+  words: readonly string[],
+  control = 'none',
+): Command {
+  const place = usualPlace(address);
+  const args = [mapperdPath, ...place, '--control', control, '--engine', engine, ...words];
+  return { program: process.execPath, args };
+}
+
+/** Where to listen, as mapperd and nbdkit have it. */
+export function usualPlace(address: Address): string[] {
+  return address.kind === 'unix'
+    ? ['-U', address.path]
+    : ['-i', address.host, '-p', `${address.port}`];
+}
 
 export interface MapperdParameters {
   readonly engine: EngineChoice;
@@ -51,12 +85,7 @@ export function mapperd(parameters: MapperdParameters): ServerSpec {
         lines === null
           ? [file.path]
           : ['--device', `bench: ${lines.replaceAll('\n', '; ')}`, '-e', 'bench'];
-      const place =
-        address.kind === 'unix'
-          ? ['-U', address.path]
-          : ['-i', address.host, '-p', `${address.port}`];
-      const args = [mapperdPath, ...place, '--control', 'none', '--engine', engine, ...served];
-      return [{ program: process.execPath, args }];
+      return [mapperdCommand(engine, address, served)];
     },
     detail: readyEngine,
   };
@@ -72,9 +101,14 @@ export function linearTable(file: ServedFile, word: string): string {
   return `0 ${file.bytes / 512} linear ${word} 0`;
 }
 
+/** A backing's word for the file. */
+export function fileWord(file: ServedFile): string {
+  return pathToFileURL(file.path).href;
+}
+
 /** A backing's word for the file with O_DIRECT. */
 export function directWord(file: ServedFile): string {
-  return `${pathToFileURL(file.path).href}?direct=1`;
+  return `${fileWord(file)}?direct=1`;
 }
 
 export interface NbdkitParameters {
@@ -88,10 +122,7 @@ export function nbdkit({ plugin = [] }: NbdkitParameters = {}): ServerSpec {
     cache: plugin.includes('cache=none') ? 'dropped' : 'warm',
     optional: plugin.length > 0,
     commands: (file, address) => {
-      const place =
-        address.kind === 'unix'
-          ? ['-U', address.path]
-          : ['-i', address.host, '-p', `${address.port}`];
+      const place = usualPlace(address);
       return [
         { program: 'nbdkit', args: ['-f', ...place, 'file', `file=${file.path}`, ...plugin] },
       ];
@@ -110,20 +141,28 @@ export function qemuNbd({ direct = false }: QemuNbdParameters = {}): ServerSpec 
     cache: direct ? 'dropped' : 'warm',
     detail: (_errors, { args }) => args.find((arg) => arg.startsWith('--aio='))?.slice(2) ?? null,
     commands: (file, address) => {
-      const place =
-        address.kind === 'unix'
-          ? ['-k', address.path]
-          : ['-b', address.host, '-p', `${address.port}`];
       const modes = direct
         ? [
             ['--cache=none', '--aio=io_uring'],
             ['--cache=none', '--aio=native'],
           ]
         : [[]];
-      return modes.map((mode) => ({
-        program: 'qemu-nbd',
-        args: ['-f', 'raw', '-t', '-e', '8', ...mode, ...place, file.path],
-      }));
+      return modes.map((mode) => qemuNbdCommand('raw', file.path, address, mode));
     },
+  };
+}
+
+/** qemu-nbd on an image, for up to eight clients. */
+export function qemuNbdCommand(
+  format: 'raw' | 'qcow2',
+  path: string,
+  address: Address,
+  mode: readonly string[] = [],
+): Command {
+  const place =
+    address.kind === 'unix' ? ['-k', address.path] : ['-b', address.host, '-p', `${address.port}`];
+  return {
+    program: 'qemu-nbd',
+    args: ['-f', format, '-t', '-e', '8', ...mode, ...place, path],
   };
 }

@@ -5,17 +5,58 @@
  */
 
 import { randomFillSync } from 'node:crypto';
-import { open } from 'node:fs/promises';
+import { open, statfs } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { formatBytes } from '../../src/base/sizes.js';
 import { run } from './program.js';
 import type { ServedFile } from './servers.js';
 
 const pieceBytes = 1 << 20;
+/** Left to others when a file is made. */
+const spareBytes = 256 << 20;
+
+/** Throws if so many bytes more are too many for the file system. */
+export async function checkRoom(directory: string, bytes: number): Promise<void> {
+  const { bavail, bsize } = await statfs(directory);
+  const found = bavail * bsize;
+  const wanted = bytes + spareBytes;
+  if (found >= wanted) return;
+  const text = `found ${formatBytes(found)} free, wanted ${formatBytes(wanted)}`;
+  throw new Error(`make a file in "${directory}": ${text}`);
+}
 
 export async function makeFile(file: ServedFile, signal: AbortSignal): Promise<void> {
   const piece = randomFillSync(Buffer.alloc(pieceBytes));
   const handle = await open(file.path, 'wx+', 0o600);
   try {
     for (let at = 0; at < file.bytes; at += pieceBytes) {
+      signal.throwIfAborted();
+      await handle.write(piece, 0, pieceBytes, at);
+    }
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** A file that is one hole, with room on the disk for all of it. */
+export async function makeHole(file: ServedFile): Promise<void> {
+  await checkRoom(dirname(file.path), file.bytes);
+  const handle = await open(file.path, 'wx', 0o600);
+  try {
+    await handle.truncate(file.bytes);
+  } finally {
+    await handle.close();
+  }
+}
+
+/** A file in which every other MiB, from the first on, is data, and the rest is holes. */
+export async function makeHalfSparse(file: ServedFile, signal: AbortSignal): Promise<void> {
+  await makeHole(file);
+  const piece = randomFillSync(Buffer.alloc(pieceBytes));
+  const handle = await open(file.path, 'r+');
+  try {
+    for (let at = 0; at < file.bytes; at += 2 * pieceBytes) {
       signal.throwIfAborted();
       await handle.write(piece, 0, pieceBytes, at);
     }
