@@ -167,7 +167,7 @@ export const copySlices = 8;
 /** What all slices under way hold of the arena together; beyond it, they wait for one another. */
 export const copyMemoryBytes = 64 * MiB;
 /** The arena is full of other things: how long until it is asked again. */
-export const copyMemoryMilliseconds = 5;
+export const copyMemoryMilliseconds = 10;
 /** Longest range that is made zeroes at once, and longest that the system clones at once. */
 export const copyZeroBytes = 16 * MiB;
 export const copyCloneBytes = 16 * MiB;
@@ -209,5 +209,5 @@ export const fillWarningPercent = 80;
 export const originWindowChunks = 64;
 /** Somebody should hear when so much of a snapshot's COW is in use. */
 export const fillPercents: readonly number[] = [80, 85, 90, 95, 100];
-/** A merge takes so much of a run of chunks at once, or a chunk: writes to it have to wait. */
-export const mergeRunBytes = 1 * MiB;
+/** A merge takes so many chunks at once, or one: writes to them have to wait. */
+export const mergeBytes = 1 * MiB;

@@ -1,22 +1,23 @@
 /**
- * The merge itself: run after run of chunks goes from the COW to the origin, from the last
+ * The merge itself: batch after batch of chunks goes from the COW to the origin, from the last
  * exception to the first. The order is what makes it safe to be cut off anywhere:
  *
  *   other snapshots copy what is going to be overwritten
- *   writes to the run wait from here on; those under way end
+ *   writes to the batch wait from here on; those under way end
  *   COW -> origin, origin flushed
- *   the run's exceptions are cleared in the store, for good
+ *   the batch's exceptions are cleared in the store, for good
  *   the chunks are the origin's; writes that waited go there
  *
- * Until its exceptions are cleared a run is read from the COW, so that a merge that is done twice
- * does no harm.
+ * Until its exceptions are cleared a chunk is read from the COW, so that merging it twice does no
+ * harm. The kernel merges one run of consecutive chunks at a time, which may be a single chunk; a
+ * batch has many, so that they share the two flushes.
  */
 
 import type { Backing } from '../../backing/backing.js';
 import { Deferred } from '../../base/deferred.js';
 import { EIO } from '../../base/errno.js';
 import { MapperError, messageOf } from '../../base/errors.js';
-import { mergeRunBytes } from '../../base/limits.js';
+import { mergeBytes } from '../../base/limits.js';
 import type { CopyJob, CopyOwner } from '../../copy/job.js';
 import { FLUSH, type Io, type IoOwner, WRITE } from '../../device/io.js';
 import { IoQueue } from '../snapshot/io-queue.js';
@@ -29,21 +30,20 @@ export class Merge {
   failed = false;
   /** Writes to the COW. */
   readonly writes: TrackedIos;
-  /** Writes to the run that is being merged. */
+  /** Writes to what is being merged. */
   readonly waiting = new IoQueue();
   readonly #snapshot: Snapshot;
   readonly #context: TargetContext;
-  /** Chunks of the origin that are being merged now; none: -1. */
-  #first = -1;
-  #last = -1;
+  /** Chunks of the origin that are being merged now. */
+  readonly #chunks = new Set<number>();
   #stopping = false;
   #pauses = 0;
   /** Resolves when nobody wants a pause any more. */
   #resumed: Deferred<void> | null = null;
-  /** Those who wait for the run under way to end. */
-  #betweenRuns: Deferred<void> | null = null;
+  /** Those who wait for the batch under way to end. */
+  #betweenBatches: Deferred<void> | null = null;
   #running: Promise<void> | null = null;
-  #inRun = false;
+  #inBatch = false;
 
   constructor(snapshot: Snapshot, context: TargetContext) {
     this.#snapshot = snapshot;
@@ -51,9 +51,9 @@ export class Merge {
     this.writes = new TrackedIos(context.ios);
   }
 
-  /** Whether one of the chunks is being merged now. */
-  covers(first: number, last: number): boolean {
-    return this.#first >= 0 && first <= this.#last && last >= this.#first;
+  /** Whether the chunk is being merged now. */
+  covers(chunk: number): boolean {
+    return this.#chunks.has(chunk);
   }
 
   start(): void {
@@ -64,7 +64,7 @@ export class Merge {
     });
   }
 
-  /** The run under way is the last one for now. */
+  /** The batch under way is the last one for now. */
   stop(): void {
     this.#stopping = true;
     this.#resumed?.resolve();
@@ -79,11 +79,11 @@ export class Merge {
     this.#pauses++;
   }
 
-  /** Resolves when no run is under way. */
+  /** Resolves when no batch is under way. */
   async paused(): Promise<void> {
-    if (!this.#inRun) return;
-    this.#betweenRuns ??= new Deferred(this.#context.engine);
-    await this.#betweenRuns.promise;
+    if (!this.#inBatch) return;
+    this.#betweenBatches ??= new Deferred(this.#context.engine);
+    await this.#betweenBatches.promise;
   }
 
   goOn(): void {
@@ -102,9 +102,9 @@ export class Merge {
           await this.#resumed.promise;
         }
         if (this.#stopping) return;
-        this.#inRun = true;
+        this.#inBatch = true;
         const more = await this.#mergeLast(store.merge as StoreMerge);
-        this.#endRun();
+        this.#endBatch();
         if (!more) break;
       }
       context.log.info({ device: context.deviceName }, 'snapshot is merged');
@@ -112,45 +112,54 @@ export class Merge {
     } catch (error) {
       this.failed = true;
       context.log.error({ device: context.deviceName }, `Merge failed: ${messageOf(error)}`);
-      this.#first = -1;
+      this.#chunks.clear();
       for (let io = this.waiting.shift(); io !== null; io = this.waiting.shift()) io.complete(EIO);
-      this.#endRun();
+      this.#endBatch();
       context.host.event({ what: 'merge failed' });
     }
   }
 
-  #endRun(): void {
-    this.#inRun = false;
-    this.#betweenRuns?.resolve();
-    this.#betweenRuns = null;
+  #endBatch(): void {
+    this.#inBatch = false;
+    this.#betweenBatches?.resolve();
+    this.#betweenBatches = null;
   }
 
   /** False: nothing was left. */
   async #mergeLast(merge: StoreMerge): Promise<boolean> {
     const snapshot = this.#snapshot;
-    const whole = await merge.lastRun();
-    if (whole === null) return false;
-    const run = lastPart(whole, Math.max(1, Math.floor(mergeRunBytes / snapshot.chunkBytes)));
-    const offset = run.oldChunk * snapshot.chunkBytes;
-    const origin = snapshot.originBacking;
-    const length = Math.min(run.count * snapshot.chunkBytes, origin.size() - offset);
-    await this.#copyOutOthers(offset, length);
-    this.#first = run.oldChunk;
-    this.#last = run.oldChunk + run.count - 1;
+    const { chunkBytes, table, originBacking } = snapshot;
+    const runs = await merge.lastRuns(Math.max(1, Math.floor(mergeBytes / chunkBytes)));
+    if (runs.length === 0) return false;
+    await Promise.all(runs.map((run) => this.#copyOutOthers(run)));
+    let count = 0;
+    for (const run of runs) {
+      count += run.count;
+      for (let i = 0; i < run.count; i++) this.#chunks.add(run.oldChunk + i);
+    }
     await this.#drainWrites();
-    await this.#copy(run, offset, length);
-    await this.#flush(origin);
-    await merge.forget(run);
-    snapshot.table.remove(run.oldChunk, run.count);
-    this.#first = -1;
+    await Promise.all(runs.map((run) => this.#copy(run)));
+    await this.#flush(originBacking);
+    await merge.forget(count);
+    for (const run of runs) table.remove(run.oldChunk, run.count);
+    this.#chunks.clear();
     for (let io = this.waiting.shift(); io !== null; io = this.waiting.shift()) {
       snapshot.origin.write(io);
     }
     return true;
   }
 
+  /** Of the origin, which may end within the last chunk. */
+  #bytesOf(run: MergeRun): { offset: number; length: number } {
+    const { chunkBytes, originBacking } = this.#snapshot;
+    const offset = run.oldChunk * chunkBytes;
+    const length = Math.min(run.count * chunkBytes, originBacking.size() - offset);
+    return { offset, length };
+  }
+
   /** Sends a write to the origin that goes nowhere: it ends when all snapshots have copied. */
-  async #copyOutOthers(offset: number, length: number): Promise<void> {
+  async #copyOutOthers(run: MergeRun): Promise<void> {
+    const { offset, length } = this.#bytesOf(run);
     const done = new Deferred<void>(this.#context.engine);
     const owner: IoOwner = {
       finished: (io) => {
@@ -166,15 +175,17 @@ export class Merge {
 
   async #drainWrites(): Promise<void> {
     const done = new Deferred<void>(this.#context.engine);
-    let left = this.writes.await(this.#first, this.#last, {
-      ioEnded: () => {
-        if (--left === 0) done.resolve();
-      },
-    });
-    if (left > 0) await done.promise;
+    let left = 1;
+    const ioEnded = (): void => {
+      if (--left === 0) done.resolve();
+    };
+    for (const chunk of this.#chunks) left += this.writes.await(chunk, chunk, { ioEnded });
+    ioEnded();
+    await done.promise;
   }
 
-  async #copy(run: MergeRun, offset: number, length: number): Promise<void> {
+  async #copy(run: MergeRun): Promise<void> {
+    const { offset, length } = this.#bytesOf(run);
     const { copies, engine } = this.#context;
     const done = new Deferred<MapperError | null>(engine);
     const owner: CopyOwner = {
@@ -208,16 +219,6 @@ export class Merge {
     const error = await done.promise;
     if (error !== 0) throw new MapperError(error, 'cannot flush the origin');
   }
-}
-
-/** Writes wait for a run, so that it may not be long. */
-function lastPart(run: MergeRun, most: number): MergeRun {
-  const skip = Math.max(0, run.count - most);
-  return {
-    oldChunk: run.oldChunk + skip,
-    newChunk: run.newChunk + skip,
-    count: run.count - skip,
-  };
 }
 
 const nowhere: Backing = {

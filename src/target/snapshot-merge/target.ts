@@ -80,16 +80,15 @@ class MergeTarget implements Target, OriginFrontend {
   }
 
   #writeToCow(snapshot: Snapshot, io: Io, chunk: number, newChunk: number): number {
-    const last = snapshot.chunkOf(io.offset + io.length - 1);
     const merge = this.#merge as Merge;
-    if (merge.covers(chunk, last)) {
+    if (merge.covers(chunk)) {
       // It goes to the origin when the chunks are there.
       io.backing = this.#handle.words.origin;
       io.backingOffset = io.offset;
       merge.waiting.push(io);
     } else {
       snapshot.toCow(io, chunk, newChunk);
-      merge.writes.submit(io, chunk, last);
+      merge.writes.submit(io, chunk, chunk);
     }
     return SUBMITTED;
   }

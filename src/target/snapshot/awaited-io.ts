@@ -2,14 +2,20 @@
 
 import type { Backing } from '../../backing/backing.js';
 import { Deferred } from '../../base/deferred.js';
-import { type Io, type IoOwner, type IoPool, type Operation, WRITE } from '../../device/io.js';
+import {
+  FLAG_NO_HOLE,
+  type Io,
+  type IoOwner,
+  type IoPool,
+  type Operation,
+  WRITE,
+  ZERO,
+} from '../../device/io.js';
 import type { Engine } from '../../engine/engine.js';
 
 export class AwaitedIo implements IoOwner {
   readonly #engine: Engine;
   readonly #ios: IoPool;
-  /** Operations under way. */
-  underWay = 0;
 
   constructor(engine: Engine, ios: IoPool) {
     this.#engine = engine;
@@ -31,27 +37,29 @@ export class AwaitedIo implements IoOwner {
     io.memory = memory;
     io.flags = flags;
     io.holds = ended;
-    this.underWay++;
     backing.submit(io);
     return ended.promise;
   }
 
-  /** Makes the range read as zeroes, by writing. Resolves to 0 or an errno. */
-  async writeZeroes(backing: Backing, offset: number, length: number): Promise<number> {
+  /** Makes the range, which may be empty, read as zeroes. Resolves to 0 or an errno. */
+  zero(backing: Backing, offset: number, length: number): Promise<number> {
+    if (length === 0) return Promise.resolve(0);
     const { zeroes, zeroesBytes } = this.#engine.arena;
-    for (let done = 0; done < length; done += zeroesBytes) {
-      const bytes = Math.min(length - done, zeroesBytes);
-      const errno = await this.run(backing, WRITE, offset + done, bytes, zeroes);
-      if (errno !== 0) return errno;
-    }
-    return 0;
+    if (length <= zeroesBytes) return this.run(backing, WRITE, offset, length, zeroes);
+    return this.run(backing, ZERO, offset, length, 0, FLAG_NO_HOLE);
+  }
+
+  /** Lets others have the thread, even if no I/O has to be waited for. */
+  pause(): Promise<void> {
+    const over = new Deferred<void>(this.#engine);
+    this.#engine.timer(0, { done: () => over.resolve() });
+    return over.promise;
   }
 
   finished(io: Io): void {
     const ended = io.holds as Deferred<number>;
     const { error } = io;
     this.#ios.give(io);
-    this.underWay--;
     ended.resolve(error);
   }
 }

@@ -79,13 +79,25 @@ export class ExceptionPages {
     return from - base - 1;
   }
 
-  /** The new chunk for that old one, or -1. */
+  /** The new chunk for that old one, or -1. It stands by itself, being what every I/O asks. */
   find(page: number, low: number): number {
-    const run = this.search(page, low);
+    const words = this.#words[page >>> 4] as Uint32Array;
+    const halves = this.#halves[page >>> 4] as Uint16Array;
+    const base = (page & 15) * pageWords;
+    const tails = 2 * base + tailAt;
+    let from = 0;
+    let to = halves[2 * base + countAt] as number;
+    while (from < to) {
+      const middle = (from + to) >>> 1;
+      if ((words[base + middle] as number) <= low) from = middle + 1;
+      else to = middle;
+    }
+    const run = from - 1;
     if (run < 0) return -1;
-    const distance = low - this.low(page, run);
-    if (distance >= this.length(page, run)) return -1;
-    return this.newChunk(page, run) + distance;
+    const distance = low - (words[base + run] as number);
+    const tail = halves[tails + run] as number;
+    if (distance > (tail & 255)) return -1;
+    return (words[base + newAt + run] as number) + (tail >>> 8) * highUnit + distance;
   }
 
   /** Where the run begins in its window. */
@@ -148,14 +160,26 @@ export class ExceptionPages {
     this.close(from, 0, count);
   }
 
+  /** Moves runs within a page: each on its own, since shared memory is moved by bytes otherwise. */
   #shift(page: number, from: number, to: number, count: number): void {
     const words = this.#words[page >>> 4] as Uint32Array;
     const halves = this.#halves[page >>> 4] as Uint16Array;
-    const base = (page & 15) * pageWords;
-    const tails = (page & 15) * pageHalves + tailAt;
-    words.copyWithin(base + to, base + from, base + from + count);
-    words.copyWithin(base + newAt + to, base + newAt + from, base + newAt + from + count);
-    halves.copyWithin(tails + to, tails + from, tails + from + count);
+    const word = (page & 15) * pageWords;
+    const half = (page & 15) * pageHalves + tailAt;
+    const distance = to - from;
+    if (distance > 0) {
+      for (let i = from + count - 1; i >= from; i--) {
+        words[word + i + distance] = words[word + i] as number;
+        words[word + newAt + i + distance] = words[word + newAt + i] as number;
+        halves[half + i + distance] = halves[half + i] as number;
+      }
+    } else {
+      for (let i = from; i < from + count; i++) {
+        words[word + i + distance] = words[word + i] as number;
+        words[word + newAt + i + distance] = words[word + newAt + i] as number;
+        halves[half + i + distance] = halves[half + i] as number;
+      }
+    }
   }
 
   #copy(from: number, fromRun: number, to: number, toRun: number, count: number): void {

@@ -30,7 +30,7 @@ export const oldChunksMax = 2 ** 44;
 export const newChunksMax = 2 ** 40;
 
 const windowChunks = 2 ** 32;
-const directoryEntryBytes = 12;
+const directoryEntryBytes = 16;
 const directoryMin = 16;
 const thirdOfTwo = Math.ceil((2 * pageRuns) / 3);
 
@@ -44,7 +44,8 @@ export class ExceptionTable {
   readonly #leaves = new ExceptionPages();
   #leafCount = 0;
   #firsts = new Float64Array(new SharedArrayBuffer(directoryMin * 8));
-  #pages = new Uint32Array(new SharedArrayBuffer(directoryMin * 4));
+  /** Doubles too, since shared memory is moved fast by eight bytes only. */
+  #pages = new Float64Array(new SharedArrayBuffer(directoryMin * 8));
   /** The leaf that was looked at last: accesses come in neighbourhoods. */
   #recent = 0;
 
@@ -135,7 +136,7 @@ export class ExceptionTable {
     this.#recent = 0;
     this.count = 0;
     this.#firsts = new Float64Array(new SharedArrayBuffer(directoryMin * 8));
-    this.#pages = new Uint32Array(new SharedArrayBuffer(directoryMin * 4));
+    this.#pages = new Float64Array(new SharedArrayBuffer(directoryMin * 8));
   }
 
   /** All exceptions in order of old chunks, as runs; neighbouring runs may continue each other. */
@@ -312,7 +313,7 @@ export class ExceptionTable {
   #growDirectory(): void {
     const length = this.#firsts.length * 2;
     const firsts = new Float64Array(new SharedArrayBuffer(length * 8));
-    const pages = new Uint32Array(new SharedArrayBuffer(length * 4));
+    const pages = new Float64Array(new SharedArrayBuffer(length * 8));
     firsts.set(this.#firsts);
     pages.set(this.#pages);
     this.#firsts = firsts;

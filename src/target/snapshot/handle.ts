@@ -68,6 +68,7 @@ export class SnapshotHandle {
 
   async #open(): Promise<Snapshot> {
     const { words, context } = this;
+    // biome-ignore lint/complexity/useLiteralKeys: the compiler wants an index signature so
     const serial = process.env['MAPPERD_SNAPSHOT_ORDER'] === 'serial';
     const store = createStore(words, context, serial);
     const table = new ExceptionTable();

@@ -27,7 +27,6 @@ import { assert } from '../../base/assert.js';
 import { Deferred } from '../../base/deferred.js';
 import { ENOMEM, errnoName } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
-import { blockBytesMax } from '../../base/limits.js';
 import type { Log } from '../../base/log.js';
 import {
   FLAG_FUA,
@@ -78,6 +77,8 @@ export class PersistentStore implements ExceptionStore, IoOwner {
   /** Areas that are zeroes or have records. */
   #begunAreas = 1;
   #merging = false;
+  /** Calls of `merge` under way. */
+  #mergeCalls = 0;
 
   #stage = NOTHING;
   /** A group is under way, or the next one will begin when the turn ends. */
@@ -165,9 +166,7 @@ export class PersistentStore implements ExceptionStore, IoOwner {
     if (this.#saysInvalid || this.#mustSayInvalid) return;
     this.#mustSayInvalid = true;
     if (this.valid) this.#dropAll();
-    if (this.#busy) return;
-    this.#busy = true;
-    this.#drive();
+    this.#sayInvalid();
   }
 
   usage(): StoreUsage {
@@ -184,7 +183,7 @@ export class PersistentStore implements ExceptionStore, IoOwner {
   }
 
   async idle(): Promise<void> {
-    while (this.#busy || this.#awaited.underWay > 0) {
+    while (this.#busy || this.#mergeCalls > 0) {
       const waiter = new Deferred<void>(this.#context.engine);
       this.#waiters.push(waiter);
       await waiter.promise;
@@ -192,7 +191,7 @@ export class PersistentStore implements ExceptionStore, IoOwner {
   }
 
   close(): void {
-    assert(!this.#busy, 'a store is closed when it is idle');
+    assert(!this.#busy && this.#mergeCalls === 0, 'a store is closed when it is idle');
     if (this.#end.memory >= 0) this.#context.engine.arena.free(this.#end.memory, pieceBytesMax);
     this.#end.memory = -1;
     this.valid = false;
@@ -200,13 +199,19 @@ export class PersistentStore implements ExceptionStore, IoOwner {
   }
 
   /** MergedStore. */
+  mergeBegins(): void {
+    this.#mergeCalls++;
+  }
+
   merged(): void {
     const { layout, area, used } = this.#end;
     this.#merging = true;
     this.#nextFree = layout.areaChunk(area) + used + 1;
   }
 
-  mergeIdle(): void {
+  mergeEnds(): void {
+    this.#mergeCalls--;
+    if (this.#mustSayInvalid) this.#sayInvalid();
     this.#wake();
   }
 
@@ -310,7 +315,7 @@ export class PersistentStore implements ExceptionStore, IoOwner {
   #zeroArea(area: number): Io {
     const { chunkBytes } = this.#end.layout;
     const { ios, engine } = this.#context;
-    const small = chunkBytes <= Math.min(blockBytesMax, engine.arena.zeroesBytes);
+    const small = chunkBytes <= engine.arena.zeroesBytes;
     const io = ios.take(small ? WRITE : ZERO, 0, chunkBytes, this);
     io.backingOffset = this.#end.layout.areaBytes(area);
     if (small) io.memory = engine.arena.zeroes;
@@ -354,6 +359,13 @@ export class PersistentStore implements ExceptionStore, IoOwner {
     tellAll(this.#order.dissolve(), false);
   }
 
+  /** Writes the header, now or when whoever uses the piece at hand is done with it. */
+  #sayInvalid(): void {
+    if (this.#busy || this.#mergeCalls > 0) return;
+    this.#busy = true;
+    this.#drive();
+  }
+
   /** Durable at once: an origin write may follow for which there is no exception. */
   #writeInvalid(): Io {
     this.#saysInvalid = true;
@@ -371,7 +383,7 @@ export class PersistentStore implements ExceptionStore, IoOwner {
   }
 
   #wake(): void {
-    if (this.#waiters.length === 0 || this.#busy) return;
+    if (this.#waiters.length === 0 || this.#busy || this.#mergeCalls > 0) return;
     for (const waiter of this.#waiters.splice(0)) waiter.resolve();
   }
 }

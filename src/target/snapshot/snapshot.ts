@@ -38,6 +38,15 @@ export interface SnapshotParts {
   readonly serial: boolean;
 }
 
+/** Writes to an origin that wait for something to come about. */
+class OriginQueue implements OriginWait {
+  readonly ios = new IoQueue();
+
+  waitForOrigin(io: Io): void {
+    this.ios.push(io);
+  }
+}
+
 export class Snapshot implements OriginWait {
   readonly ios: IoPool;
   readonly origin: Origin;
@@ -69,6 +78,9 @@ export class Snapshot implements OriginWait {
   /** With `serial`: the copies that wait for the one under way. */
   readonly #queued: PendingException[] = [];
   #copying = 0;
+  /** It is invalid, and the store is about to say so. */
+  #invalidating = false;
+  readonly #untilInvalid = new OriginQueue();
   /** Allocations left until the fill is looked at, and the index of the next threshold. */
   #untilFillCheck = 0;
   #nextFill = 0;
@@ -121,7 +133,8 @@ export class Snapshot implements OriginWait {
    * for, or null: everything there has been copied.
    */
   copyOut(from: number, to: number): OriginWait | null {
-    if (!this.valid || from >= this.#coveredBytes) return null;
+    if (!this.valid) return this.#invalidating ? this.#untilInvalid : null;
+    if (from >= this.#coveredBytes) return null;
     const last = this.chunkOf(Math.min(to, this.#coveredBytes) - 1);
     let wait: PendingException | null = null;
     for (let chunk = this.chunkOf(from); chunk <= last; chunk++) {
@@ -134,7 +147,7 @@ export class Snapshot implements OriginWait {
         if (pending === undefined) {
           // No snapshot can hold up its origin: this one is no more.
           this.invalidate(noRoom);
-          return null;
+          return this.#invalidating ? this.#untilInvalid : null;
         }
         this.#copy(pending);
         pending = this.#pending.get(chunk);
@@ -314,6 +327,19 @@ export class Snapshot implements OriginWait {
     );
     this.store.invalidate();
     this.#context.host.event({ what: 'invalid' });
+    if (this.store.type === 'P') void this.#waitUntilInvalid();
+  }
+
+  /**
+   * A write that reached the origin before the store says for good that the snapshot is invalid
+   * would show in a snapshot that looks valid after a crash. (In the kernel it does.)
+   */
+  async #waitUntilInvalid(): Promise<void> {
+    this.#invalidating = true;
+    await this.store.idle();
+    this.#invalidating = false;
+    const { ios } = this.#untilInvalid;
+    for (let io = ios.shift(); io !== null; io = ios.shift()) this.origin.write(io);
   }
 
   /** Tells that the next threshold has been passed; looks again when the one after it may be. */

@@ -1,6 +1,6 @@
 /**
- * Takes exceptions out of a persistent store, from the last record to the first: a run of them is
- * merged into the origin, and then its records become zeroes. Whatever a crash leaves is the front
+ * Takes exceptions out of a persistent store, from the last record to the first: some of them are
+ * merged into the origin, and then their records become zeroes. Whatever a crash leaves is the front
  * part of the list, so merging goes on from there.
  */
 
@@ -14,10 +14,12 @@ import type { MergeRun, StoreMerge } from './store.js';
 /** The store, as far as merging changes it. */
 export interface MergedStore {
   readonly valid: boolean;
+  /** The piece at hand is merging's from now on... */
+  mergeBegins(): void;
   /** Records have gone: no more are added, and the chunk after the last counts as the next. */
   merged(): void;
-  /** A call of `lastRun` or `forget` has ended. */
-  mergeIdle(): void;
+  /** ...until now. */
+  mergeEnds(): void;
 }
 
 export class PersistentMerge implements StoreMerge {
@@ -31,43 +33,58 @@ export class PersistentMerge implements StoreMerge {
     this.#io = io;
   }
 
-  async lastRun(): Promise<MergeRun | null> {
+  async lastRuns(chunksMax: number): Promise<MergeRun[]> {
     const end = this.#end;
     this.#checkValid();
+    this.#store.mergeBegins();
     try {
       if (end.used === 0) {
-        if (end.area === 0) return null;
+        if (end.area === 0) return [];
         end.area--;
         end.used = end.layout.recordsPerArea;
         end.piece = -1;
       }
-      let record = end.used - 1;
-      await this.#load(end.pieceOf(record));
-      let oldChunk = end.oldChunk(record);
-      let newChunk = end.newChunk(record);
-      // Backwards as long as both go down by one, within this area.
-      while (record > 0) {
-        if (end.pieceOf(record - 1) !== end.piece) await this.#load(end.pieceOf(record - 1));
-        if (end.oldChunk(record - 1) !== oldChunk - 1) break;
-        if (end.newChunk(record - 1) !== newChunk - 1) break;
-        record--;
-        oldChunk--;
-        newChunk--;
+      const runs: MergeRun[] = [];
+      const first = Math.max(0, end.used - chunksMax);
+      for (let record = end.used; record > first; ) {
+        const run = await this.#runBefore(record, first);
+        runs.push(run);
+        record -= run.count;
       }
-      return { oldChunk, newChunk, count: end.used - record };
+      return runs;
     } finally {
-      this.#store.mergeIdle();
+      this.#store.mergeEnds();
     }
   }
 
-  async forget(run: MergeRun): Promise<void> {
+  /** The run that ends in front of a record of the area and does not go beyond `first`. */
+  async #runBefore(behind: number, first: number): Promise<MergeRun> {
+    const end = this.#end;
+    let record = behind - 1;
+    await this.#load(end.pieceOf(record));
+    let oldChunk = end.oldChunk(record);
+    let newChunk = end.newChunk(record);
+    // Backwards as long as both go down by one.
+    while (record > first) {
+      if (end.pieceOf(record - 1) !== end.piece) await this.#load(end.pieceOf(record - 1));
+      if (end.oldChunk(record - 1) !== oldChunk - 1) break;
+      if (end.newChunk(record - 1) !== newChunk - 1) break;
+      record--;
+      oldChunk--;
+      newChunk--;
+    }
+    return { oldChunk, newChunk, count: behind - record };
+  }
+
+  async forget(count: number): Promise<void> {
     const end = this.#end;
     this.#checkValid();
-    if (!(run.count > 0 && run.count <= end.used)) {
+    if (!(count > 0 && count <= end.used)) {
       const wanted = `at most ${end.used}`;
-      throw new MapperError(EINVAL, `forget exceptions: found ${run.count}, wanted ${wanted}`);
+      throw new MapperError(EINVAL, `forget exceptions: found ${count}, wanted ${wanted}`);
     }
-    const left = end.used - run.count;
+    const left = end.used - count;
+    this.#store.mergeBegins();
     try {
       const errno = await this.#io.run(end.cow, FLUSH, 0, 0, 0);
       if (errno !== 0) throw failed(errno, 'flush the COW');
@@ -81,7 +98,7 @@ export class PersistentMerge implements StoreMerge {
       }
     } finally {
       this.#store.merged();
-      this.#store.mergeIdle();
+      this.#store.mergeEnds();
     }
   }
 

@@ -93,7 +93,7 @@ async function clearRemains(opening: Opening): Promise<void> {
   end.clearFrom(end.used);
   const behind = end.pieceOffset + layout.pieceBytes;
   const areaEnd = layout.areaBytes(end.area) + layout.chunkBytes;
-  let errno = await io.writeZeroes(cow, behind, areaEnd - behind);
+  let errno = await io.zero(cow, behind, areaEnd - behind);
   if (errno === 0) errno = await io.run(cow, WRITE, end.pieceOffset, layout.pieceBytes, memory);
   if (errno !== 0) throw failed(errno, `write area ${end.area}`);
 }
@@ -106,8 +106,8 @@ async function create(opening: Opening): Promise<Opened> {
   const { arena, end, io } = opening;
   const { cow, layout, memory } = end;
   const { pieceBytes, chunkBytes } = layout;
-  let errno = await io.writeZeroes(cow, layout.areaBytes(0), chunkBytes);
-  if (errno === 0) errno = await io.writeZeroes(cow, pieceBytes, chunkBytes - pieceBytes);
+  let errno = await io.zero(cow, layout.areaBytes(0), chunkBytes);
+  if (errno === 0) errno = await io.zero(cow, pieceBytes, chunkBytes - pieceBytes);
   if (errno === 0) errno = await io.run(cow, FLUSH, 0, 0, 0);
   if (errno === 0) {
     end.makeHeader(true);

@@ -23,7 +23,9 @@ import {
 import type { FoundException } from './store.js';
 
 const readAhead = 12;
-const readBytesMax = 256 * 1024;
+const readBytesMax = 64 * 1024;
+/** Records after which others get the thread: a few milliseconds at the worst. */
+const pauseRecords = 4096;
 
 export interface ScanPlan {
   readonly cow: Backing;
@@ -86,6 +88,7 @@ export async function scanAreas(plan: ScanPlan): Promise<ScanResult> {
       reads.shift();
       if (next < end) begin(memory);
       else arena.free(memory, unitBytes);
+      if (((unit + 1) * unitRecords) % pauseRecords === 0) await io.pause();
     }
     records.finish();
   } finally {

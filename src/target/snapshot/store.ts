@@ -86,8 +86,11 @@ export interface MergeRun {
 
 /** Taking exceptions out of a store again, from the last to the first. */
 export interface StoreMerge {
-  /** The longest run at the end of what is left, or null: nothing is left. Throws MapperError. */
-  lastRun(): Promise<MergeRun | null>;
-  /** The run that `lastRun` gave is merged and durable: forgets it. Throws MapperError. */
-  forget(run: MergeRun): Promise<void>;
+  /**
+   * The runs at the end of what is left, the last one first, until they have so many chunks (the
+   * first of the last may be left out); none: nothing is left. Throws MapperError.
+   */
+  lastRuns(chunksMax: number): Promise<MergeRun[]>;
+  /** So many exceptions at the end are merged and durable: forgets them. Throws MapperError. */
+  forget(count: number): Promise<void>;
 }

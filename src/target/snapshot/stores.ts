@@ -12,12 +12,7 @@ export function createStore(
   context: TargetContext,
   inOrder: boolean,
 ): ExceptionStore {
-  const { cow, chunkSectors, type } = words;
+  const { origin, cow, chunkSectors, type } = words;
   if (type === 'N') return new TransientStore(cow, chunkSectors, inOrder);
-  return new PersistentStore(
-    context,
-    cow,
-    chunkSectors,
-    context.beginSectors + context.lengthSectors,
-  );
+  return new PersistentStore(context, cow, chunkSectors, Math.floor(origin.size() / 512));
 }
