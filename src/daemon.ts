@@ -5,24 +5,25 @@
  */
 
 import { chmod, mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { Logger } from 'pino';
 import { EEXIST, errnoOf } from './base/errno.js';
 import { MapperError, messageOf } from './base/errors.js';
-import { signalRepeatMilliseconds } from './base/limits.js';
+import { fillWarningPercent, signalRepeatMilliseconds } from './base/limits.js';
 import { OwnedPath, removeStaleSocket } from './base/unix-socket.js';
 import { packageVersion } from './base/version.js';
 import { attachLines, nbdUri, quoteShell } from './control/attach.js';
 import { Catalogue } from './control/catalogue.js';
 import { controlMethods } from './control/commands.js';
 import { defaultControlPath, embeddedControlPath } from './control/control-path.js';
-import { firstVolume, makeFirstVolume } from './control/first-volume.js';
+import { firstSnapshot, firstVolume, makeFirstVolume } from './control/first-volume.js';
 import { describeImage } from './control/image.js';
 import { createLog, standardError } from './control/log.js';
 import type { Version } from './control/messages.js';
 import { PidFile } from './control/pidfile.js';
 import { Rpc } from './control/rpc.js';
 import { ControlServer } from './control/server.js';
+import { Snapshots } from './control/snapshots.js';
 import { StateDirectory, type StoredDevice } from './control/state.js';
 import { StateLock } from './control/state-lock.js';
 import type { ListenAddress } from './engine/engine.js';
@@ -83,6 +84,7 @@ class Daemon {
   #lock: StateLock | null = null;
   #queue: Queue | null = null;
   #catalogue: Catalogue | null = null;
+  #snapshots: Snapshots | null = null;
   #server: ControlServer | null = null;
   #socket: OwnedPath | null = null;
   #pidfile: PidFile | null = null;
@@ -107,11 +109,13 @@ class Daemon {
     this.#queue = queue;
     const catalogue = new Catalogue(queue, state, this.#log, options.readOnly);
     this.#catalogue = catalogue;
+    const directory = state === null ? null : resolve(state.path);
+    const snapshots = new Snapshots(queue, catalogue, directory, this.#log);
+    this.#snapshots = snapshots;
     await this.#restore(catalogue, state, commandLine);
-    await queue.call('defaultExport', {
-      name: options.exportName ?? (options.image === null ? null : (commandLine[0]?.name ?? null)),
-    });
-    const control = await this.#openControl(queue, catalogue);
+    snapshots.started();
+    await queue.call('defaultExport', { name: this.#defaultExport(catalogue, commandLine) });
+    const control = await this.#openControl(queue, catalogue, snapshots);
     const addresses = await this.#listen(queue);
     if (options.pidfile !== null) this.#pidfile = new PidFile(options.pidfile);
     const serving = addresses.map((address) => nbdUri(address, ''));
@@ -143,6 +147,14 @@ class Daemon {
     this.#server?.removePath();
     this.#socket?.remove();
     this.#lock?.release();
+  }
+
+  /** What the empty export name means, if somebody has said so, or is new here. */
+  #defaultExport(catalogue: Catalogue, commandLine: readonly StoredDevice[]): string | null {
+    const { exportName, image, embedded } = this.#options;
+    if (exportName !== null) return exportName;
+    if (image !== null) return commandLine[0]?.name ?? null;
+    return embedded && catalogue.names().includes(firstVolume) ? firstVolume : null;
   }
 
   async #commandLineDevices(): Promise<StoredDevice[]> {
@@ -180,7 +192,8 @@ class Daemon {
     this.#lock = await StateLock.take(path);
     const state = new StateDirectory(path);
     if (this.#options.embedded && (await makeFirstVolume(state))) {
-      this.#log.info({ device: firstVolume }, 'first volume made');
+      const devices = { device: firstVolume, snapshot: firstSnapshot };
+      this.#log.info(devices, 'first volume made');
     }
     return state;
   }
@@ -205,7 +218,11 @@ class Daemon {
     }
   }
 
-  async #openControl(queue: Queue, catalogue: Catalogue): Promise<string | null> {
+  async #openControl(
+    queue: Queue,
+    catalogue: Catalogue,
+    snapshots: Snapshots,
+  ): Promise<string | null> {
     const { control, embedded } = this.#options;
     if (control === 'none') return null;
     const version: Version = {
@@ -217,7 +234,7 @@ class Daemon {
       node: process.versions.node,
       pid: process.pid,
     };
-    const rpc = new Rpc(controlMethods({ queue, catalogue, version }), this.#log);
+    const rpc = new Rpc(controlMethods({ queue, catalogue, snapshots, version }), this.#log);
     const listen = async (path: string): Promise<string> => {
       const server = new ControlServer(rpc, this.#log);
       const full = await server.listen(path);
@@ -258,8 +275,10 @@ class Daemon {
     addresses: readonly ListenAddress[],
     control: string | null,
   ): void {
-    const device = catalogue.names().find((name) => name === firstVolume) ?? catalogue.names()[0];
+    const names = catalogue.names();
+    const device = names.includes(firstVolume) ? firstVolume : names[0];
     if (device === undefined) return;
+    const snapshot = names.includes(firstSnapshot) ? firstSnapshot : null;
     // Started from its source tree, nothing is in the path.
     const script = process.argv[1] ?? '';
     const command = script.endsWith('mapperd.js')
@@ -269,12 +288,34 @@ class Daemon {
     const socket = usual ? '' : ` -c ${quoteShell(control)}`;
     // Nobody need read them.
     process.stdout.on('error', () => {});
-    process.stdout.write(attachLines(device, addresses, command + socket));
+    process.stdout.write(attachLines(device, snapshot, addresses, command + socket));
   }
 
   #event(event: QueueEvent): void {
     if (event.event === 'log') this.#log[event.level](event.fields, event.text);
+    else if (event.event === 'target') this.#targetEvent(event);
     else this.#log.debug({ ...event, event: undefined }, event.event);
     this.#server?.publish(event);
+    this.#snapshots?.event(event);
+  }
+
+  /** Bad news about a snapshot is worth a line, under the name that the device has now. */
+  #targetEvent({ name, what, percent = 0 }: Extract<QueueEvent, { event: 'target' }>): void {
+    const device = { device: name };
+    if (what === 'fill') {
+      const level = percent >= fillWarningPercent ? 'warn' : 'debug';
+      this.#log[level]({ ...device, percent }, 'the COW of a snapshot fills up');
+    } else if (what === 'merged') {
+      // Its end is told when the origin has its table back.
+      this.#log.debug(device, 'snapshot is merged');
+    } else {
+      this.#log.warn(device, bad[what]);
+    }
   }
 }
+
+const bad = {
+  invalid: 'snapshot is invalid: what it held is lost, remove it',
+  overflow: 'snapshot has overflowed: its COW had no room left, remove it',
+  'merge failed': 'merge has failed: what is left to be merged stays in the COW',
+} as const;

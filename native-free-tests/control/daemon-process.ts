@@ -137,6 +137,9 @@ export interface OpenExport {
   readOnly: boolean;
   /** Sends a READ of one sector at the start; resolves to its error number. */
   readSector(): Promise<number>;
+  /** The bytes there; rejects with the error number in the text. */
+  read(offset: number, length: number): Promise<Buffer>;
+  write(offset: number, data: Uint8Array): Promise<void>;
   close(): void;
 }
 
@@ -153,17 +156,34 @@ export async function openExport(path: string, name: string): Promise<OpenExport
   option.write(name, 20);
   socket.write(option);
   const about = await reader.take(10);
+  /** Sends a request and takes the head of its reply: the error number. */
+  const ask = async (type: number, offset: number, length: number, data?: Uint8Array) => {
+    const request = Buffer.alloc(28);
+    request.writeUInt32BE(0x25609513, 0);
+    request.writeUInt16BE(type, 6);
+    request.writeBigUInt64BE(BigInt(offset), 16);
+    request.writeUInt32BE(length, 24);
+    socket.write(request);
+    if (data !== undefined) socket.write(data);
+    return (await reader.take(16)).readUInt32BE(4);
+  };
+  const succeed = (error: number): void => {
+    if (error !== 0) throw new Error(`request failed with ${error}`);
+  };
   return {
     sizeBytes: Number(about.readBigUInt64BE(0)),
     readOnly: (about.readUInt16BE(8) & 2) !== 0,
     async readSector() {
-      const request = Buffer.alloc(28);
-      request.writeUInt32BE(0x25609513, 0);
-      request.writeUInt32BE(512, 24);
-      socket.write(request);
-      const error = (await reader.take(16)).readUInt32BE(4);
+      const error = await ask(0, 0, 512);
       if (error === 0) await reader.take(512);
       return error;
+    },
+    async read(offset, length) {
+      succeed(await ask(0, offset, length));
+      return reader.take(length);
+    },
+    async write(offset, data) {
+      succeed(await ask(1, offset, data.length, data));
     },
     close: () => socket.destroy(),
   };

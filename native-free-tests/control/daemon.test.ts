@@ -248,6 +248,118 @@ async function lifecycle(t: Test, engine: string): Promise<void> {
   });
 }
 
+async function snapshots(t: Test, engine: string): Promise<void> {
+  const setting = new Setting(engine);
+  const { state, socket } = setting;
+  const sectors = 8192;
+  const plain = `0 ${sectors} linear ${setting.file('disk', sectors)} 0\n`;
+  let daemon = setting.start('--state', state);
+  await daemon.ready();
+  const ctl = (t: Test, line: string) => setting.ctl(t, line.split(' '));
+  const states = async (t: Test) => {
+    const all = JSON.parse(await ctl(t, 'snapshots --json')) as { name: string; state: string }[];
+    return Object.fromEntries(all.map(({ name, state }) => [name, state]));
+  };
+  await setting.ctl(t, ['create', 'vol', '--table', plain]);
+  const size = 65_536;
+  const old = Buffer.alloc(size, 'old');
+  const newer = Buffer.alloc(size, 'newer');
+  const newest = Buffer.alloc(size, 'newest');
+  /** What a device has at an offset, if that is one of the three. */
+  const contents = async (name: string, offset = 4096): Promise<string> => {
+    const opened = await openExport(socket, name);
+    const bytes = await opened.read(offset, size).finally(() => opened.close());
+    const known = Object.entries({ old, newer, newest }).find(([, data]) => data.equals(bytes));
+    return known?.[0] ?? 'something else';
+  };
+  // Connected all the time: snapshots come and go beneath it.
+  const client = await openExport(socket, 'vol');
+  await client.write(4096, old);
+
+  t.test('keep what their origin had, under a connected client', async (t) => {
+    t.match(
+      await ctl(t, 'snapshot vol first'),
+      /^first: snapshot of vol, chunks of 4\.0 KiB\nCOW: /,
+    );
+    await client.write(4096, newer);
+    await ctl(t, 'snapshot vol brief --transient --chunk 16k');
+    await client.write(4096, newest);
+    t.equal(await contents('first'), 'old');
+    t.equal(await contents('brief'), 'newer');
+    t.ok((await client.read(4096, size)).equals(newest));
+    t.equal(await ctl(t, 'table vol'), `0 ${sectors} snapshot-origin dm:vol-real\n`);
+    t.equal(await ctl(t, 'table vol-real'), plain);
+    const [brief, first] = JSON.parse(await ctl(t, 'snapshots vol --json'));
+    t.match(first, { name: 'first', origin: 'vol', type: 'P', state: 'active', exceptions: 16 });
+    t.match(brief, { name: 'brief', type: 'N', chunkSectors: 32, exceptions: 5, created: /Z$/ });
+    t.match(await ctl(t, 'info first'), /Snapshot taken: +20/);
+  });
+
+  t.test('warn when they fill up, and end invalid', async (t) => {
+    await ctl(t, 'snapshot vol tiny --transient --size 40k');
+    await client.write(2 ** 21, Buffer.alloc(8 * 4096, 1));
+    t.match(await daemon.heard((line) => line.msg === 'the COW of a snapshot fills up'), {
+      level: 'warn',
+      device: 'tiny',
+      percent: 80,
+    });
+    await client.write(2 ** 20, newest);
+    t.match(await daemon.heard((line) => /^snapshot is invalid/.test(line.msg)), {
+      level: 'warn',
+      device: 'tiny',
+    });
+    t.match(await states(t), { tiny: 'invalid' });
+    await ctl(t, 'snapshot --remove tiny');
+    t.notOk(existsSync(join(state, 'tiny.cow')));
+  });
+
+  t.test('are refused with the reason', async (t) => {
+    const used = await openExport(socket, 'brief');
+    const busy = /^mapperctl: remove brief: device "brief" is in use \(open count 1\)\n$/;
+    t.match(await setting.refused(t, 'snapshot', '--remove', 'brief'), busy);
+    used.close();
+    const again = /^mapperctl: snapshot first: device "first" exists already\n$/;
+    t.match(await setting.refused(t, 'snapshot', 'vol', 'first'), again);
+    const nested = /^mapperctl: snapshot x: "first" is a snapshot itself, wanted a volume\n$/;
+    t.match(await setting.refused(t, 'snapshot', 'first', 'x'), nested);
+    const transient = /^mapperctl: merge brief: Snapshot exception store does not support/;
+    t.match(await setting.refused(t, 'merge', 'brief'), transient);
+  });
+
+  t.test('come back after SIGKILL, the transient one invalid', async (t) => {
+    client.close();
+    daemon.signal('SIGKILL');
+    await daemon.ended;
+    daemon = setting.start('--state', state);
+    await daemon.ready();
+    t.same(await states(t), { first: 'active', brief: 'invalid' });
+    t.equal(await contents('first'), 'old');
+    t.equal(await contents('vol'), 'newest');
+    await ctl(t, 'snapshot --remove brief');
+  });
+
+  t.test('are merged and removed, and their origin is as it was', async (t) => {
+    await ctl(t, 'snapshot vol other');
+    await ctl(t, 'merge first --wait');
+    t.equal(await contents('vol'), 'old');
+    t.equal(await contents('other'), 'newest');
+    t.same(await states(t), { other: 'active' });
+    await ctl(t, 'merge other --wait');
+    t.equal(await contents('vol'), 'newest');
+    t.equal(await ctl(t, 'table vol'), plain);
+    const kept = await ctl(t, 'snapshot vol last --chunk 4k --size 1M');
+    t.match(kept, /last\.cow \(up to 1\.0 MiB\)\n$/);
+    await ctl(t, 'snapshot --remove last --keep-cow');
+    t.equal(await ctl(t, 'table'), `vol: ${plain}`);
+    t.same(readdirSync(state).sort(), ['last.cow', 'lock', 'vol.table']);
+    t.equal(statSync(join(state, 'last.cow')).size, 2 ** 20);
+  });
+
+  await t.test('ends', async (t) => {
+    t.equal(await daemon.stop(), 0);
+  });
+}
+
 async function images(t: Test, engine: string): Promise<void> {
   t.test('serves an image as the default export, and writes nothing', async (t) => {
     const setting = new Setting(engine);
@@ -363,7 +475,9 @@ async function embedded(t: Test): Promise<void> {
     ],
     control: join(runtimeDirectory, 'mapperd.sock'),
   });
-  t.equal(await sizeOf(join(one, 'state/nbd.sock'), 'vol0'), 2 ** 30);
+  for (const name of ['vol0', 'vol0-snap', '']) {
+    t.equal(await sizeOf(join(one, 'state/nbd.sock'), name), 2 ** 30, name);
+  }
   // The default control socket is taken: the second one has its own next to its volumes.
   const second = start(two);
   t.match(await second.ready(), { control: join(two, 'state/control.sock') });
@@ -387,8 +501,18 @@ async function embedded(t: Test): Promise<void> {
     (await first.ended).stdout,
     /^vol0 is at nbd:\/\/127\.0\.0\.1:\d+\/vol0\n {2}nbd-client /,
   );
+  t.match(
+    (await first.ended).stdout,
+    /\nvol0-snap is a snapshot of it; back it up: nbdcopy 'nbd\+unix:\/\/\/vol0-snap\?socket=\S+ vol0\.backup\n/,
+  );
   t.match((await second.ended).stdout, / -c \S+\/state\/control\.sock table vol0\n$/);
-  t.same(readdirSync(join(one, 'state')).sort(), ['vol0.img', 'vol0.table']);
+  t.same(readdirSync(join(one, 'state')).sort(), [
+    'vol0-real.table',
+    'vol0-snap.cow',
+    'vol0-snap.table',
+    'vol0.img',
+    'vol0.table',
+  ]);
   t.same(readdirSync(runtimeDirectory), []);
   // A directory that is somebody's already is served as it is.
   const third = newDirectory();
@@ -421,6 +545,7 @@ for (const engine of ['uring', 'node']) {
     }
     t.equal(reason, null);
     await t.test('a daemon with a state directory', (t) => lifecycle(t, engine));
+    await t.test('snapshots of a device in use', (t) => snapshots(t, engine));
     await t.test('a daemon with an image or devices', (t) => images(t, engine));
   });
 }

@@ -8,8 +8,9 @@ import { MapperError } from '../../src/base/errors.js';
 import { renameInTable, tableDependencies } from '../../src/control/table-text.js';
 import { Counters } from '../../src/device/counters.js';
 import { READ } from '../../src/device/io.js';
-import { parseTable } from '../../src/device/table-text.js';
+import { parseTable, quoteWord } from '../../src/device/table-text.js';
 import type {
+  CopyRequest,
   DeviceInfo,
   QueueCommand,
   QueueCommands,
@@ -34,6 +35,12 @@ export class FakeQueue implements QueueCalls {
   readonly devices = new Map<string, FakeDevice>();
   /** Commands in the order in which they came: `resume a`. */
   readonly calls: string[] = [];
+  /** Status words of a device's first line, where it has any. */
+  readonly statuses = new Map<string, string>();
+  /** Connected clients. */
+  readonly clients = new Map<string, number>();
+  /** Copies that were asked for. */
+  readonly copies: CopyRequest[] = [];
   /** Asked before a command is carried out: may throw, or wait. */
   before: (command: QueueCommand, name: string) => Promise<void> | void = () => {};
 
@@ -60,6 +67,15 @@ export class FakeQueue implements QueueCalls {
     return device;
   }
 
+  /** Devices that stand on one. */
+  #users(name: string): FakeDevice[] {
+    const stands = (table: string | null) =>
+      table !== null && tableDependencies(table).includes(name);
+    return [...this.devices.values()].filter(
+      ({ live, inactive }) => stands(live) || stands(inactive),
+    );
+  }
+
   #check(table: string): void {
     for (const name of tableDependencies(table)) {
       if (!this.devices.has(name)) throw new MapperError(ENODEV, `no device "${name}"`);
@@ -73,7 +89,7 @@ export class FakeQueue implements QueueCalls {
       name,
       state: suspended ? 'SUSPENDED' : 'ACTIVE',
       tables: (slots.join(' & ') || 'None') as DeviceInfo['tables'],
-      openCount: 0,
+      openCount: this.#users(name).length + (this.clients.get(name) ?? 0),
       eventNumber: 0,
       targetCount: lines.length,
       sizeSectors: lines.reduce((sum, line) => sum + line.lengthSectors, 0),
@@ -122,11 +138,12 @@ export class FakeQueue implements QueueCalls {
     },
     remove: ({ name, force }) => {
       this.#get(name);
-      const above = [...this.devices.values()].find(
-        ({ live }) => live !== null && tableDependencies(live).includes(name),
-      );
+      const [above] = this.#users(name);
       if (above !== undefined && !force) {
         throw new MapperError(EBUSY, `device "${name}" is in use by device "${above.name}"`);
+      }
+      if ((this.clients.get(name) ?? 0) > 0 && !force) {
+        throw new MapperError(EBUSY, `device "${name}" is in use by a client`);
       }
       this.devices.delete(name);
       return null;
@@ -149,7 +166,10 @@ export class FakeQueue implements QueueCalls {
       const device = this.#get(name);
       return linesOf(inactive ? device.inactive : device.live);
     },
-    status: ({ name }) => linesOf(this.#get(name).live).map((line) => ({ ...line, words: '' })),
+    status: ({ name }) => {
+      const words = this.statuses.get(name) ?? '';
+      return linesOf(this.#get(name).live).map((line) => ({ ...line, words }));
+    },
     info: ({ name }) => this.#info(this.#get(name)),
     message: ({ name, sector, words }) => {
       this.#get(name);
@@ -157,6 +177,18 @@ export class FakeQueue implements QueueCalls {
     },
     ls: () => [...this.devices.values()].map((device) => this.#info(device)),
     targets: () => [{ name: 'zero', version: [1, 2, 0] }],
+    backingSize: () => 1 << 20,
+    copy: (request) => {
+      this.copies.push(request);
+      return { id: this.copies.length };
+    },
+    jobs: () => [],
+    job: ({ id }) => {
+      throw new MapperError(ENXIO, `no copy ${id}`);
+    },
+    cancel: ({ id }) => {
+      throw new MapperError(ENXIO, `no copy ${id}`);
+    },
     listen: ({ address }) => address,
     defaultExport: () => null,
     shutdown: () => null,
@@ -168,6 +200,6 @@ function linesOf(table: string | null): TableLine[] {
     beginSectors: line.beginSectors,
     lengthSectors: line.lengthSectors,
     type: line.type,
-    words: line.args.join(' '),
+    words: line.args.map(quoteWord).join(' '),
   }));
 }

@@ -10,7 +10,13 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
-import { formatBytes, formatMicroseconds, parseDuration } from '../../src/base/sizes.js';
+import {
+  formatAge,
+  formatBytes,
+  formatMicroseconds,
+  parseBytes,
+  parseDuration,
+} from '../../src/base/sizes.js';
 import { attachLines, nbdUri, quoteShell } from '../../src/control/attach.js';
 import { defaultControlPath } from '../../src/control/control-path.js';
 import { makeFirstVolume } from '../../src/control/first-volume.js';
@@ -174,14 +180,29 @@ t.test('the first volume', async (t) => {
     t.equal(image.size, 2 ** 30);
     t.ok(image.blocks * 512 < 2 ** 20);
     t.equal(image.mode & 0o777, 0o600);
+    const cow = statSync(join(path, 'vol0-snap.cow'));
+    t.equal(cow.size, (1 + 2 ** 18 + 1025) * 4096);
+    t.equal(cow.blocks, 0);
+    t.equal(cow.mode & 0o777, 0o600);
     const { devices } = await state.load();
-    t.match(parseTable(devices[0]?.table ?? ''), [
-      { lengthSectors: 2 ** 21, type: 'linear', args: [join(path, 'vol0.img'), '0'] },
-    ]);
+    const lengthSectors = 2 ** 21;
+    const lines = devices.map(({ name, table }) => [name, parseTable(table)]);
+    t.match(Object.fromEntries(lines), {
+      'vol0-real': [{ lengthSectors, type: 'linear', args: [join(path, 'vol0.img'), '0'] }],
+      vol0: [{ lengthSectors, type: 'snapshot-origin', args: ['dm:vol0-real'] }],
+      'vol0-snap': [
+        {
+          lengthSectors,
+          type: 'snapshot',
+          args: ['dm:vol0-real', join(path, 'vol0-snap.cow'), 'P', '8'],
+        },
+      ],
+    });
+    t.match(devices.find(({ name }) => name === 'vol0-snap')?.created, /^20.*Z$/);
     t.equal(await makeFirstVolume(state), false);
-    await state.remove('vol0');
+    for (const { name } of devices) await state.remove(name);
     t.equal(await makeFirstVolume(state), false);
-    t.same(readdirSync(path).sort(), ['lock', 'vol0.img']);
+    t.same(readdirSync(path).sort(), ['lock', 'vol0-snap.cow', 'vol0.img']);
   });
 });
 
@@ -191,12 +212,19 @@ t.test('where clients find devices', async (t) => {
   t.equal(nbdUri(tcp, ''), 'nbd://[::1]:10809/');
   t.equal(nbdUri({ ...tcp, host: '127.0.0.1' }, 'a/ b'), 'nbd://127.0.0.1:10809/a%2F%20b');
   t.equal(nbdUri(unix, 'vol0'), 'nbd+unix:///vol0?socket=/run/a%20b%3F.sock');
-  const lines = attachLines('vol0', [tcp, unix], 'mapperctl');
+  const lines = attachLines('vol0', null, [tcp, unix], 'mapperctl');
   t.match(lines, '  nbd-client ::1 10809 -N vol0 /dev/nbd0');
   t.match(lines, "  nbd-client -unix '/run/a b?.sock' -N vol0 /dev/nbd0");
   t.match(lines, "  nbdinfo 'nbd://[::1]:10809/vol0'");
   t.match(lines, "  qemu-img info 'nbd+unix:///vol0?socket=/run/a%20b%3F.sock'");
   t.match(lines, '  mapperctl table vol0');
+  t.notMatch(lines, 'snapshot');
+  const backup = /^snap is a snapshot of it; back it up: nbdcopy 'nbd\+unix:.*' vol0\.backup$/m;
+  t.match(attachLines('vol0', 'snap', [tcp, unix], 'mapperctl'), backup);
+  t.match(
+    attachLines('vol0', 'snap', [tcp], 'mapperctl'),
+    / nbdcopy 'nbd:\/\/\[::1\]:10809\/snap'/,
+  );
   t.equal(quoteShell("it's"), "'it'\\''s'");
   t.equal(defaultControlPath({ XDG_RUNTIME_DIR: '/run/user/1' }), '/run/user/1/mapperd.sock');
   t.equal(defaultControlPath({ XDG_RUNTIME_DIR: '' }), '/run/mapperd.sock');
@@ -256,6 +284,24 @@ t.test('sizes and durations', async (t) => {
   t.equal(parseDuration('500ms'), 500);
   t.equal(parseDuration('1.5'), 1500);
   t.equal(parseDuration('1m'), 60_000);
+  t.equal(parseBytes('512'), 512);
+  t.equal(parseBytes('4k'), 4096);
+  t.equal(parseBytes('1.5G'), 1.5 * 2 ** 30);
+  t.equal(parseBytes('2 MiB'), 2 ** 21);
+  t.equal(parseBytes('8s'), 4096);
+  t.equal(parseBytes('7b'), 7);
+  for (const wrong of ['', 'k', '-1', '1x', '1kk', '0.3k', '9P', '1 2']) {
+    t.throws(() => parseBytes(wrong), { code: 'EINVAL' }, wrong);
+  }
+  t.same([59_999, 60_000, 3_599_999, 3_600_000, 86_400_000, 9e8, -5].map(formatAge), [
+    '59s',
+    '1m',
+    '59m',
+    '1h 0m',
+    '1d 0h',
+    '10d 10h',
+    '0s',
+  ]);
   for (const wrong of ['', 's', '2 s', '-1s', '1h', 'one']) {
     t.throws(() => parseDuration(wrong), { code: 'EINVAL' }, wrong);
   }

@@ -8,6 +8,7 @@ import { Catalogue } from '../../src/control/catalogue.js';
 import { controlMethods } from '../../src/control/commands.js';
 import type { Topic, Version } from '../../src/control/messages.js';
 import { Rpc } from '../../src/control/rpc.js';
+import { Snapshots } from '../../src/control/snapshots.js';
 import { FakeQueue } from './fake-queue.js';
 import { QuietLog } from './quiet-log.js';
 
@@ -25,7 +26,8 @@ function setUp() {
   const queue = new FakeQueue();
   const log = new QuietLog();
   const catalogue = new Catalogue(queue, null, log);
-  const rpc = new Rpc(controlMethods({ queue, catalogue, version }), log);
+  const snapshots = new Snapshots(queue, catalogue, null, log);
+  const rpc = new Rpc(controlMethods({ queue, catalogue, snapshots, version }), log);
   const client = { topics: new Set<Topic>() };
   const text = (message: string): Promise<string | null> => rpc.answer(message, client);
   const ask = async (message: unknown): Promise<unknown> => {

@@ -25,6 +25,7 @@ import { controlMethods } from '../../src/control/commands.js';
 import type { EventParams } from '../../src/control/messages.js';
 import { Rpc } from '../../src/control/rpc.js';
 import { ControlServer } from '../../src/control/server.js';
+import { Snapshots } from '../../src/control/snapshots.js';
 import { StateLock } from '../../src/control/state-lock.js';
 import { ControlClient } from '../../src/ctl/client.js';
 import { FakeQueue } from './fake-queue.js';
@@ -65,8 +66,9 @@ async function setUp(t: Test) {
   const queue = new FakeQueue();
   const log = new QuietLog();
   const catalogue = new Catalogue(queue, null, log);
+  const snapshots = new Snapshots(queue, catalogue, null, log);
   const server = new ControlServer(
-    new Rpc(controlMethods({ queue, catalogue, version }), log),
+    new Rpc(controlMethods({ queue, catalogue, snapshots, version }), log),
     log,
   );
   await server.listen(path);
@@ -310,12 +312,12 @@ t.test('limits', async (t) => {
     const { open, queue } = await setUp(t);
     const answer = 'x'.repeat(2 ** 20);
     queue.call = async () => {
-      queue.calls.push('ls');
+      queue.calls.push('targets');
       return answer as never;
     };
     const socket = await open();
     socket.pause();
-    for (let id = 0; id < 200; id++) socket.send(`{"jsonrpc":"2.0","id":${id},"method":"ls"}`);
+    for (let id = 0; id < 200; id++) socket.send(`{"jsonrpc":"2.0","id":${id},"method":"targets"}`);
     let before = -1;
     while (queue.calls.length !== before) {
       before = queue.calls.length;

@@ -84,6 +84,16 @@ t.test('table text', async (t) => {
     t.equal(stripComments(parsed.table), stored.table);
   });
 
+  t.test('keeps the time of a snapshot, if it is one', async (t) => {
+    const created = '2026-11-21T13:19:25.132Z';
+    const stored = { table: '0 8 zero', readOnly: false, created };
+    t.match(parseTableFile(Buffer.from(formatTableFile('v', stored))), { created });
+    for (const time of ['yesterday', '2026-13-41T00:00:00Z', `${created} or so`]) {
+      const parsed = parseTableFile(Buffer.from(`# created ${time}\n0 8 zero\n`));
+      t.notOk('created' in parsed, time);
+    }
+  });
+
   t.test('takes directives from the head only', async (t) => {
     const parsed = parseTableFile(Buffer.from('0 8 zero\n# read-only\n# formerly x\n'));
     t.match(parsed, { readOnly: false, formerly: null });

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
-import type { EventParams, NamedStats } from '../../src/control/messages.js';
+import type { EventParams, NamedStats, SnapshotInfo } from '../../src/control/messages.js';
 import type { ControlClient } from '../../src/ctl/client.js';
 import { parseCommand } from '../../src/ctl/command.js';
 import { commands } from '../../src/ctl/commands.js';
@@ -13,6 +13,7 @@ import {
   formatInfoColumns,
   formatList,
   formatNamedLines,
+  formatSnapshots,
   formatStats,
   formatTargets,
   formatVersion,
@@ -261,6 +262,139 @@ t.test('info, ls, deps', async (t) => {
   ]);
 });
 
+const taken = {
+  name: 's',
+  origin: 'a',
+  cow: '/state/s.cow',
+  cowBytes: 2 ** 20,
+  chunkSectors: 8,
+  created: '2026-01-02T03:04:05.678Z',
+  stored: true,
+};
+
+t.test('snapshot', async (t) => {
+  t.test('takes one, with a path of its own folder and sizes in sectors', async (t) => {
+    const plain = await run(['snapshot', 'a', 's'], { snapshot: taken });
+    const flags = { transient: false, readOnly: false, wipe: false };
+    t.same(plain.asked, [['snapshot', { origin: 'a', name: 's', ...flags }]]);
+    t.equal(
+      plain.output,
+      's: snapshot of a, chunks of 4.0 KiB\nCOW: /state/s.cow (up to 1.0 MiB)\n',
+    );
+    const words = 'snapshot a s -t -r --chunk 64k --cow x/s --size 1G --wipe'.split(' ');
+    const full = await run(words, { snapshot: { ...taken, stored: false } });
+    t.same(full.asked, [
+      [
+        'snapshot',
+        {
+          origin: 'a',
+          name: 's',
+          transient: true,
+          readOnly: true,
+          wipe: true,
+          chunkSectors: 128,
+          cow: join(process.cwd(), 'x/s'),
+          cowBytes: 2 ** 30,
+        },
+      ],
+    ]);
+    t.match(full.output, /\nnote: a is not stored, so s ends with the daemon\n$/);
+  });
+
+  t.test('removes one, with what it leaves', async (t) => {
+    const removeSnapshot = { origin: 'a', notes: ['COW /x is left where it is'] };
+    const removed = await run(['snapshot', '--remove', 's', '--keep-cow'], { removeSnapshot });
+    t.same(removed.asked, [['removeSnapshot', { name: 's', force: false, keepCow: true }]]);
+    t.equal(removed.output, 'note: COW /x is left where it is\n');
+    const json = await run(['snapshot', 's', '--remove', '-f', '--json'], { removeSnapshot });
+    t.same(JSON.parse(json.output), removeSnapshot);
+  });
+
+  t.test('rejects what does not go together', async (t) => {
+    const rejects = (message: RegExp, ...args: string[]) =>
+      t.rejects(run(['snapshot', ...args]), { code: 'EINVAL', message }, args.join(' '));
+    await rejects(/^found 0 words, wanted: mapperctl snapshot ORIGIN NAME$/);
+    await rejects(/^found 1 words, wanted: mapperctl snapshot ORIGIN NAME$/, 'a');
+    await rejects(
+      /^found 2 words, wanted: mapperctl snapshot --remove NAME$/,
+      '--remove',
+      'a',
+      'b',
+    );
+    await rejects(/^found --transient and --remove: they do not/, '--remove', 'a', '-t');
+    await rejects(/^found --cow and --remove/, '--remove', 'a', '--cow', '/x');
+    await rejects(/^found --keep-cow and no --remove/, 'a', 's', '--keep-cow');
+    await rejects(/^found size "big"/, 'a', 's', '--size', 'big');
+    await rejects(
+      /^--chunk: found 100 bytes, wanted a multiple of 512$/,
+      'a',
+      's',
+      '--chunk',
+      '100',
+    );
+  });
+});
+
+t.test('snapshots', async (t) => {
+  const now = Date.parse('2026-01-02T05:14:06.000Z');
+  const one: SnapshotInfo = {
+    name: 's',
+    origin: 'a',
+    type: 'P',
+    state: 'active',
+    chunkSectors: 8,
+    exceptions: 3,
+    usedBytes: 5 * 4096,
+    totalBytes: 2 ** 20,
+    percent: 1.953125,
+    created: taken.created,
+    cow: '/state/s.cow',
+  };
+  const numbers = { exceptions: null, usedBytes: null, totalBytes: null, percent: null };
+  const gone: SnapshotInfo = { ...one, name: 'gone', state: 'invalid', created: null, ...numbers };
+  const full = { ...one, name: 'full', percent: 80 };
+  t.equal(
+    formatSnapshots([one, full, gone], now),
+    [
+      'Name Origin Type State   Chunk   Chunks Used     Size    Fill     Age    COW',
+      's    a      P    active  4.0 KiB 3      20.0 KiB 1.0 MiB 1.95%    2h 10m /state/s.cow',
+      'full a      P    active  4.0 KiB 3      20.0 KiB 1.0 MiB 80.00% ! 2h 10m /state/s.cow',
+      'gone a      P    invalid 4.0 KiB -      -        -       -        -      /state/s.cow',
+      '',
+    ].join('\n'),
+  );
+  t.equal(formatSnapshots([], now), 'No snapshots found\n');
+  const all = await run(['snapshots'], { snapshots: [one] });
+  t.same(all.asked, [['snapshots', {}]]);
+  t.match(all.output, /\ns .* \/state\/s\.cow\n$/);
+  const json = await run(['snapshots', 'a', '--json'], { snapshots: [one] });
+  t.same(json.asked, [['snapshots', { origin: 'a' }]]);
+  t.same(JSON.parse(json.output), [one]);
+});
+
+t.test('merge', async (t) => {
+  const merge = { origin: 'a', notes: [] };
+  const begun = await run(['merge', 's'], { merge });
+  t.same(begun, { asked: [['merge', { name: 's' }]], output: '' });
+  const states = (...all: string[]) => {
+    const left = [...all];
+    return () => {
+      const state = left.shift();
+      const other = { name: 'b', origin: 'a', state: 'active' };
+      return state === undefined ? [other] : [other, { name: 'a', origin: 'a', state }];
+    };
+  };
+  const waited = await run(['merge', 's', '--wait'], {
+    merge,
+    snapshots: states('merging', 'merged'),
+  });
+  t.equal(waited.asked.length, 4);
+  await t.rejects(
+    run(['merge', 's', '-w'], { merge, snapshots: states('merging', 'merge failed') }),
+    { code: 'EIO', message: /^merge into "a" has failed: merge failed$/ },
+  );
+});
+
 t.test('stats', async (t) => {
   const counters = new Counters();
   for (let n = 0; n < 3; n++) counters.ended(READ, 4096, false, 100);
@@ -289,6 +423,13 @@ t.test('events', async (t) => {
     { time, event: 'connection', what: 'open', peer: 'unix', device: null },
     { time, event: 'log', level: 'warn', fields: { n: 1 }, text: 'slow' },
   ];
+  t.same(
+    [
+      formatEvent({ time, event: 'target', name: 's', what: 'fill', percent: 80 }),
+      formatEvent({ time, event: 'target', name: 'a', what: 'merge failed' }),
+    ],
+    [`${time} target s fill 80%\n`, `${time} target a merge failed\n`],
+  );
   t.same(events.map(formatEvent), [
     `${time} device a suspend\n`,
     `${time} connection - open unix\n`,

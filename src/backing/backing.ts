@@ -4,6 +4,7 @@
  */
 
 import type { Io } from '../device/io.js';
+import type { FileBacking } from './file.js';
 
 export interface Backing {
   /** As the table line named it; `table()` prints it again. */
@@ -19,6 +20,8 @@ export interface Backing {
    * nothing; ZERO without `zero` writes zeroes, or fails with EOPNOTSUPP under FLAG_FAST.
    */
   submit(io: Io): void;
+  /** The file that it is, if it is one: what the system may copy to other files. */
+  readonly file?: FileBacking;
 }
 
 /** What can be asked of a target or backing. What is not listed always can. */

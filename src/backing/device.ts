@@ -7,6 +7,14 @@ import type { Device, DeviceUser } from '../device/device.js';
 import type { Io, IoOwner, IoPool } from '../device/io.js';
 import type { Backing, Features } from './backing.js';
 
+/** Somebody who is no device and has devices open: a copy. */
+export interface BackingUser {
+  /** As in "in use by copy 3". */
+  readonly title: string;
+  /** The device is being removed by force; it fails everything from now on. */
+  deviceRemoved(device: Device): void;
+}
+
 /** The two ways in which a table line can name a device of this daemon. */
 const prefixes = ['dm:', '/dev/mapper/'] as const;
 
@@ -18,12 +26,12 @@ export function deviceNamed(word: string): string | null {
 
 export class DeviceBacking implements Backing, IoOwner, DeviceUser {
   readonly device: Device;
-  /** The device with the table that this is for. */
-  readonly above: Device;
+  /** The device with the table that this is for, or who else it is for. */
+  readonly above: Device | BackingUser;
   readonly #prefix: string;
   readonly #ios: IoPool;
 
-  constructor(word: string, device: Device, above: Device, ios: IoPool) {
+  constructor(word: string, device: Device, above: Device | BackingUser, ios: IoPool) {
     this.device = device;
     this.above = above;
     this.#prefix = prefixes.find((prefix) => word.startsWith(prefix)) ?? prefixes[0];
@@ -74,7 +82,14 @@ export class DeviceBacking implements Backing, IoOwner, DeviceUser {
   }
 
   /** Removed by force: what comes later ends with EIO, as from any device without a table. */
-  deviceRemoved(): void {}
+  deviceRemoved(): void {
+    if ('title' in this.above) this.above.deviceRemoved(this.device);
+  }
+
+  /** Who it is for, as an error text says it. */
+  get userTitle(): string {
+    return 'title' in this.above ? this.above.title : `device "${this.above.name}"`;
+  }
 
   close(): void {
     this.device.users.delete(this);

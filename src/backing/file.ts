@@ -9,7 +9,17 @@
  */
 
 import { assert } from '../base/assert.js';
-import { EINVAL, EIO, EOPNOTSUPP, errnoName } from '../base/errno.js';
+import {
+  EAGAIN,
+  EDQUOT,
+  EFBIG,
+  EINVAL,
+  EIO,
+  ENOMEM,
+  ENOSPC,
+  EOPNOTSUPP,
+  errnoName,
+} from '../base/errno.js';
 import { blockBytesMax } from '../base/limits.js';
 import type { ErrorLog } from '../device/error-log.js';
 import { EXTENT_HOLE, EXTENT_ZERO } from '../device/extent-list.js';
@@ -29,7 +39,14 @@ import {
   WRITE,
   ZERO,
 } from '../device/io.js';
-import { type Engine, type EngineFile, FUA } from '../engine/engine.js';
+import {
+  COPY_BY_CLONE,
+  COPY_BY_SYSTEM,
+  type CopyWay,
+  type Engine,
+  type EngineFile,
+  FUA,
+} from '../engine/engine.js';
 import type { Features } from './backing.js';
 import type { HoleCache } from './hole-cache.js';
 
@@ -43,6 +60,13 @@ const ZEROING = 3;
 const WRITING_ZEROES = 4;
 /** The flush that makes a TRIM or ZERO with FUA durable. */
 const FLUSHING = 5;
+/** WRITE of what another file holds, by the system. `io.progress` is the way, until it ends. */
+const COPYING = 6;
+
+/** Errors of a copy by the system that say nothing of the next one. */
+const passing: readonly number[] = [EAGAIN, EDQUOT, EFBIG, EIO, ENOMEM, ENOSPC];
+/** What a clone's offsets and length must be multiples of, in nearly all file systems. */
+const cloneBytes = 4096;
 
 /**
  * Direct transfers keep to whole pages of the page cache, even where the disk's blocks are smaller:
@@ -65,6 +89,8 @@ export class FileBacking implements IoContinuation {
   /** File systems tell only by refusing that they cannot. */
   #canTrim: boolean;
   #canZero: boolean;
+  /** The best way in which the system can copy from a file to here; null: in none. */
+  readonly #copyWays = new WeakMap<FileBacking, CopyWay | null>();
 
   constructor(
     engine: Engine,
@@ -131,12 +157,58 @@ export class FileBacking implements IoContinuation {
 
   /** IoContinuation: the engine's answer. */
   ended(io: Io, result: number): void {
-    if (result < 0) this.#failed(io, -result);
+    if (io.stage === COPYING) this.#copied(io, result);
+    else if (result < 0) this.#failed(io, -result);
     else if (io.operation === READ || io.operation === WRITE) this.#transferred(io, result);
     else if (io.stage === WRITING_ZEROES) this.#zeroesWritten(io, result);
     else if (io.stage === PUNCHING) this.#punched(io);
     else if (io.stage === ZEROING) this.#durably(io);
     else this.#succeeded(io);
+  }
+
+  /** How the system can copy that range from another file, as far as is known; null: not at all. */
+  copyWay(source: FileBacking, from: number, to: number, length: number): CopyWay | null {
+    let way = this.#copyWays.get(source);
+    if (way === undefined) {
+      const can =
+        source.#file.copyTo !== undefined && source.#file.identity !== this.#file.identity;
+      way = can ? COPY_BY_CLONE : null;
+      this.#copyWays.set(source, way);
+    }
+    if (way !== COPY_BY_CLONE) return way;
+    const whole = from % cloneBytes === 0 && to % cloneBytes === 0 && length % cloneBytes === 0;
+    return whole ? way : this.#lesserWay(source);
+  }
+
+  /** Past the page cache there is none: the system's copies go through it. */
+  #lesserWay(source: FileBacking): CopyWay | null {
+    return this.#file.direct || source.#file.direct ? null : COPY_BY_SYSTEM;
+  }
+
+  /**
+   * Carries out a WRITE with what `source` holds at `sourceOffset`, in the way that `copyWay` told.
+   * The Io completes with its `progress`, more than 0 unless it fails; an error is nothing but a
+   * reason to copy otherwise, and not logged.
+   */
+  copyFrom(io: Io, source: FileBacking, sourceOffset: number, way: CopyWay): void {
+    io.continuation = this;
+    io.stage = COPYING;
+    io.holds = source;
+    io.progress = way;
+    this.#writeStarts(io);
+    source.#file.copyTo?.(this.#file, sourceOffset, io.backingOffset, io.length, way, io);
+  }
+
+  #copied(io: Io, result: number): void {
+    const source = io.holds as FileBacking;
+    const way = io.progress;
+    io.holds = null;
+    this.#writeEnds();
+    if (result < 0 && !passing.includes(-result) && this.#copyWays.get(source) === way) {
+      this.#copyWays.set(source, way === COPY_BY_CLONE ? this.#lesserWay(source) : null);
+    }
+    io.progress = Math.max(0, result);
+    io.complete(result > 0 ? 0 : -result || EIO);
   }
 
   #read(io: Io): void {

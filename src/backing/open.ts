@@ -15,7 +15,7 @@ import type { Io, IoPool } from '../device/io.js';
 import type { OpenBacking, Table } from '../device/table.js';
 import type { Engine, EngineFile } from '../engine/engine.js';
 import type { Features } from './backing.js';
-import { DeviceBacking, deviceNamed } from './device.js';
+import { type BackingUser, DeviceBacking, deviceNamed } from './device.js';
 import { FileBacking } from './file.js';
 import { HoleCache } from './hole-cache.js';
 
@@ -69,23 +69,23 @@ class FileHandle implements OpenBacking {
   readonly name: string;
   readonly identity: object;
   readonly features: Features;
-  readonly #file: FileBacking;
+  readonly file: FileBacking;
   readonly #release: () => void;
 
   constructor(name: string, file: SharedFile, release: () => void) {
     this.name = name;
     this.identity = file.identity;
     this.features = file.backing.features;
-    this.#file = file.backing;
+    this.file = file.backing;
     this.#release = release;
   }
 
   size(): number {
-    return this.#file.size();
+    return this.file.size();
   }
 
   submit(io: Io): void {
-    this.#file.submit(io);
+    this.file.submit(io);
   }
 
   close(): void {
@@ -115,12 +115,16 @@ export class Backings {
     this.#findDevice = findDevice;
   }
 
-  /** For a table of `user`; a file is opened for writing unless `readOnly`. Throws MapperError. */
-  open(word: string, user: Device, readOnly: boolean): OpenBacking {
+  /**
+   * For a table of `user`, or for somebody who is no device; a file is opened for writing unless
+   * `readOnly`. Throws MapperError.
+   */
+  open(word: string, user: Device | BackingUser, readOnly: boolean): OpenBacking {
     const name = deviceNamed(word);
     if (name === null) return this.#openFile(word, !readOnly);
     const device = this.#findDevice(name);
     if (device === undefined) throw new MapperError(ENODEV, `no device "${name}"`);
+    if ('title' in user) return new DeviceBacking(word, device, user, this.#ios);
     const standing = levels(user, devicesAbove);
     if (standing.some((level) => level.has(device))) {
       throw new MapperError(EBUSY, `"${user.name}" would stand on itself through "${name}"`);
@@ -183,7 +187,9 @@ export function dependencies(device: Device): Device[] {
 
 /** The devices that stand on one directly, those with a table that is being made included. */
 function devicesAbove(device: Device): Device[] {
-  return [...device.users].flatMap((user) => (user instanceof DeviceBacking ? [user.above] : []));
+  return [...device.users].flatMap((user) =>
+    user instanceof DeviceBacking && !('title' in user.above) ? [user.above] : [],
+  );
 }
 
 /** The device, those next to it, those next to these... Sets: there may be many ways to each. */

@@ -177,8 +177,8 @@ export const copyExtents = 256;
 /** Zeroes are looked for in blocks of this size. */
 export const copyBlockBytes = 4 * KiB;
 /**
- * Copies that never have to wait would keep the thread to themselves: after so much (a step, however
- * small, counts as some bytes) the rest goes on in the next turn.
+ * Copies that never have to wait would keep the thread to themselves: after so much (a step,
+ * however small, counts as some bytes) the rest goes on in the next turn.
  */
 export const copyTurnBytes = 2 * MiB;
 export const copyStepBytes = 4 * KiB;

@@ -18,6 +18,7 @@ function hostOf(host: string): string {
 /** Lines for somebody who has just started the daemon for the first time. */
 export function attachLines(
   device: string,
+  snapshot: string | null,
   addresses: readonly ListenAddress[],
   controlCommand: string,
 ): string {
@@ -36,6 +37,12 @@ export function attachLines(
       `  qemu-img info ${uri}`,
       `  qemu-system-x86_64 -drive file=${uri},format=raw,if=virtio`,
     );
+  }
+  // A program that copies takes the way that has no network in it.
+  const local = addresses.find(({ kind }) => kind === 'unix') ?? addresses[0];
+  if (snapshot !== null && local !== undefined) {
+    const copy = `nbdcopy ${quoteShell(nbdUri(local, snapshot))} ${quoteShell(`${device}.backup`)}`;
+    lines.push(`${snapshot} is a snapshot of it; back it up: ${copy}`);
   }
   lines.push('Change it while it is in use:', `  ${controlCommand} table ${quoteShell(device)}`);
   return `${lines.join('\n')}\n`;

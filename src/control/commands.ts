@@ -3,11 +3,13 @@
 import { E2BIG, ENXIO } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
 import { controlReplyBytes } from '../base/limits.js';
-import type { TableLine } from '../queue/commands.js';
+import type { CopyRequest, DeviceInfo, TableLine } from '../queue/commands.js';
 import type { QueueCalls } from '../queue/queue.js';
 import type { Catalogue } from './catalogue.js';
+import { startCopy } from './copy.js';
 import {
   type DeviceLines,
+  type KnownDeviceInfo,
   type MethodName,
   type Params,
   type Results,
@@ -16,12 +18,14 @@ import {
   type Version,
 } from './messages.js';
 import type { RpcMethod } from './rpc.js';
+import type { Snapshots } from './snapshots.js';
 import { deviceStats } from './stats.js';
 
 /** What the methods work on. */
 export interface ControlParts {
   readonly queue: QueueCalls;
   readonly catalogue: Catalogue;
+  readonly snapshots: Snapshots;
   readonly version: Version;
 }
 
@@ -39,7 +43,7 @@ type Handler<M extends MethodName> = (
 const usualTopics: readonly Topic[] = ['device', 'target', 'connection'];
 
 export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subscriber>> {
-  const { queue, catalogue, version } = parts;
+  const { queue, catalogue, snapshots, version } = parts;
 
   /** Errors of a device's command say which: `resume vol0: ...`. */
   async function about<T>(command: string, name: string, work: Promise<T>): Promise<T> {
@@ -54,6 +58,12 @@ export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subsc
   async function done(command: string, name: string, work: Promise<unknown>): Promise<null> {
     await about(command, name, work);
     return null;
+  }
+
+  /** With what only the control thread knows of a device. */
+  function known(info: DeviceInfo): KnownDeviceInfo {
+    const created = catalogue.known(info.name)?.created;
+    return created === undefined ? info : { ...info, created };
   }
 
   const handlers: { [M in MethodName]: Handler<M> } = {
@@ -75,11 +85,20 @@ export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subsc
       const ask = (one: string): Promise<TableLine[]> => queue.call('status', { name: one });
       return name === undefined ? linesOfAll(queue, ask) : about('status', name, ask(name));
     },
-    info: ({ name }) => about('info', name, queue.call('info', { name })),
+    info: async ({ name }) => known(await about('info', name, queue.call('info', { name }))),
     message: (params) => about('message', params.name, queue.call('message', params)),
-    ls: () => queue.call('ls', {}),
+    ls: async () => (await queue.call('ls', {})).map(known),
     targets: () => queue.call('targets', {}),
     stats: ({ name }) => deviceStats(catalogue, name),
+    snapshot: (params) => about('snapshot', params.name, snapshots.snapshot(params)),
+    removeSnapshot: (params) => about('remove', params.name, snapshots.remove(params)),
+    merge: ({ name }) => about('merge', name, snapshots.merge(name)),
+    snapshots: ({ origin }) =>
+      origin === undefined ? snapshots.list() : about('snapshots', origin, snapshots.list(origin)),
+    copy: (params) => about('copy', params.source, startCopy(queue, withoutUndefined(params))),
+    jobs: () => queue.call('jobs', {}),
+    job: ({ id, waitMilliseconds = 0 }) => queue.call('job', { id, waitMilliseconds }),
+    cancel: ({ id }) => queue.call('cancel', { id }),
     version: () => version,
     subscribe: ({ topics = usualTopics }, client) => {
       for (const topic of topics) client.topics.add(topic);
@@ -96,6 +115,13 @@ export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subsc
       { schema: schemas[name as MethodName], handle: handle as RpcMethod<Subscriber>['handle'] },
     ]),
   );
+}
+
+/** What was left out stays out, instead of being there and undefined. */
+function withoutUndefined(params: Params<'copy'>): CopyRequest {
+  const { source, destinations, ...rest } = params;
+  const given = Object.entries(rest).filter(([, value]) => value !== undefined);
+  return { source, destinations, ...Object.fromEntries(given) };
 }
 
 function newDevice(name: string, table: string | undefined, readOnly: boolean | undefined) {

@@ -45,7 +45,8 @@ export function backingWord(path: string): string {
   return /\p{Cc}/u.test(path) ? pathToFileURL(path).href : path;
 }
 
-async function sizeOf(path: string): Promise<number> {
+/** Bytes of a file or block device. Throws MapperError or a system error. */
+export async function sizeOf(path: string): Promise<number> {
   const stats = statSync(path);
   if (stats.isFile()) return stats.size;
   if (stats.isBlockDevice()) return blockDeviceBytes(stats);

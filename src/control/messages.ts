@@ -5,9 +5,23 @@
  */
 
 import * as v from 'valibot';
-import { controlTableBytes, deviceBytes, messageWords } from '../base/limits.js';
+import {
+  chunkSectorsMax,
+  controlTableBytes,
+  copyDestinations,
+  copyJobWaitMilliseconds,
+  deviceBytes,
+  messageWords,
+  stringBytes,
+} from '../base/limits.js';
 import type { DeviceStats } from '../device/counters.js';
-import type { DeviceInfo, QueueEvent, TableLine, TargetVersion } from '../queue/commands.js';
+import type {
+  CopyJobInfo,
+  DeviceInfo,
+  QueueEvent,
+  TableLine,
+  TargetVersion,
+} from '../queue/commands.js';
 import { nameProblem } from './names.js';
 
 const name = v.pipe(
@@ -41,6 +55,44 @@ const sector = v.pipe(
     `sector is no integer from 0 to below ${deviceBytes / 512}`,
   ),
 );
+
+const chunkSectors = v.pipe(
+  v.number(),
+  v.check(
+    (n) => Number.isInteger(n) && n >= 1 && n <= chunkSectorsMax && Number.isInteger(Math.log2(n)),
+    `chunk is no power of two from 1 to ${chunkSectorsMax} sectors`,
+  ),
+);
+
+const filePath = v.pipe(
+  v.string(),
+  v.check((text) => text.startsWith('/'), 'path is not absolute'),
+  v.check((text) => !/\0|\p{Cs}/u.test(text), 'path has a NUL character'),
+  v.check((text) => Buffer.byteLength(text) < stringBytes, 'path is too long'),
+);
+
+const fileBytes = v.pipe(
+  v.number(),
+  v.check(
+    (n) => Number.isInteger(n) && n >= 512 && n <= deviceBytes && n % 512 === 0,
+    `size is no multiple of 512 from 512 to ${deviceBytes}`,
+  ),
+);
+
+const backingWord = v.pipe(
+  word,
+  v.check((text) => Buffer.byteLength(text) < stringBytes, 'word is too long'),
+);
+
+const bytes = v.pipe(
+  v.number(),
+  v.check(
+    (n) => Number.isInteger(n) && n >= 0 && n <= deviceBytes,
+    `no whole number from 0 to ${deviceBytes}`,
+  ),
+);
+
+const jobId = v.pipe(v.number(), v.integer('job is no whole number'), v.minValue(1, 'no such job'));
 
 export const topics = ['device', 'target', 'connection', 'log'] as const;
 export type Topic = (typeof topics)[number];
@@ -77,6 +129,58 @@ export const schemas = {
   ls: nothing,
   targets: nothing,
   stats: oneOrAll,
+  snapshot: v.strictObject({
+    origin: name,
+    name,
+    transient: v.optional(v.boolean()),
+    chunkSectors: v.optional(chunkSectors),
+    cow: v.optional(filePath),
+    cowBytes: v.optional(fileBytes),
+    wipe: v.optional(v.boolean()),
+    readOnly: v.optional(v.boolean()),
+  }),
+  removeSnapshot: v.strictObject({
+    name,
+    force: v.optional(v.boolean()),
+    keepCow: v.optional(v.boolean()),
+  }),
+  merge: one,
+  snapshots: v.strictObject({ origin: v.optional(name) }),
+  copy: v.strictObject({
+    source: backingWord,
+    destinations: v.pipe(
+      v.array(backingWord),
+      v.check((words) => words.length >= 1, 'copy has no destination'),
+      v.check((words) => words.length <= copyDestinations, `at most ${copyDestinations} copies`),
+    ),
+    sourceOffset: v.optional(bytes),
+    destinationOffset: v.optional(bytes),
+    length: v.optional(bytes),
+    throttlePercent: v.optional(
+      v.pipe(
+        v.number(),
+        v.check((n) => Number.isInteger(n) && n >= 1 && n <= 100, 'throttle is not 1 to 100'),
+      ),
+    ),
+    zeroes: v.optional(v.boolean()),
+    noHoles: v.optional(v.boolean()),
+    noOffload: v.optional(v.boolean()),
+    flush: v.optional(v.boolean()),
+  }),
+  jobs: nothing,
+  job: v.strictObject({
+    id: jobId,
+    waitMilliseconds: v.optional(
+      v.pipe(
+        v.number(),
+        v.check(
+          (n) => n >= 0 && n <= copyJobWaitMilliseconds,
+          `wait is not 0 to ${copyJobWaitMilliseconds}`,
+        ),
+      ),
+    ),
+  }),
+  cancel: v.strictObject({ id: jobId }),
   version: nothing,
   subscribe: topicList,
   unsubscribe: topicList,
@@ -93,6 +197,63 @@ export interface DeviceLines {
 
 export interface NamedStats extends DeviceStats {
   name: string;
+}
+
+/** A device as `info` and `ls` tell it. */
+export interface KnownDeviceInfo extends DeviceInfo {
+  /** Of a snapshot that `snapshot` made: when. ISO 8601, UTC. */
+  created?: string;
+}
+
+/** What `snapshot` has made. */
+export interface SnapshotMade {
+  name: string;
+  origin: string;
+  cow: string;
+  cowBytes: number;
+  chunkSectors: number;
+  /** When, ISO 8601, UTC. */
+  created: string;
+  /** False: origin and snapshot are not in the state directory. */
+  stored: boolean;
+}
+
+/** What `removeSnapshot` and `merge` have to say besides that it is done; for people. */
+export interface SnapshotNotes {
+  origin: string | null;
+  notes: string[];
+}
+
+export type SnapshotState =
+  | 'active'
+  | 'invalid'
+  | 'overflow'
+  | 'merging'
+  /** Nothing is left to be merged, and the origin is about to get its table back. */
+  | 'merged'
+  | 'merge failed'
+  | 'unknown';
+
+export interface SnapshotInfo {
+  /** The device; while it is merged that is the origin, for the snapshot's own is gone. */
+  name: string;
+  /** The origin's name, or the word in the table if no device is the origin. */
+  origin: string;
+  /** P, PO or N, as in the table. */
+  type: string;
+  state: SnapshotState;
+  chunkSectors: number;
+  /** Chunks that have been copied; this and the next three are null where they are not known. */
+  exceptions: number | null;
+  /** Of the COW, metadata included. */
+  usedBytes: number | null;
+  totalBytes: number | null;
+  /** As LVM2 counts it. */
+  percent: number | null;
+  /** ISO 8601, UTC; null for a snapshot that `create` made. */
+  created: string | null;
+  /** The COW as the table names it. */
+  cow: string;
 }
 
 export interface Version {
@@ -118,11 +279,19 @@ export interface Results {
   /** With a name the device's lines, without one those of all devices. */
   table: TableLine[] | DeviceLines[];
   status: TableLine[] | DeviceLines[];
-  info: DeviceInfo;
+  info: KnownDeviceInfo;
   message: string;
-  ls: DeviceInfo[];
+  ls: KnownDeviceInfo[];
   targets: TargetVersion[];
   stats: NamedStats[];
+  snapshot: SnapshotMade;
+  removeSnapshot: SnapshotNotes;
+  merge: SnapshotNotes;
+  snapshots: SnapshotInfo[];
+  copy: { id: number };
+  jobs: CopyJobInfo[];
+  job: CopyJobInfo;
+  cancel: null;
   version: Version;
   /** The topics subscribed to afterwards. */
   subscribe: Topic[];

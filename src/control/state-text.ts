@@ -3,12 +3,14 @@
  *
  *   # mapperd table of vol0
  *   # read-only
+ *   # created 2026-11-21T13:19:25.132Z
  *   # formerly vol1
  *   0 2097152 linear /srv/vol0.img 0
  *
  * The comment lines before the first table line may say `read-only` (the device refuses writes),
- * and `formerly NAME` (percent-encoded as in file names): a rename was under way, and tables that
- * name the old device mean this one. All else behind a # is for people.
+ * `created TIME` (of a snapshot: what it shows the origin as of), and `formerly NAME`
+ * (percent-encoded as in file names): a rename was under way, and tables that name the old device
+ * mean this one. All else behind a # is for people.
  */
 
 import { EINVAL } from '../base/errno.js';
@@ -19,6 +21,8 @@ import { decodeName, encodeName } from './names.js';
 export interface StoredTable {
   readonly table: string;
   readonly readOnly: boolean;
+  /** ISO 8601, UTC. */
+  readonly created?: string;
 }
 
 export interface ParsedTableFile extends StoredTable {
@@ -28,6 +32,7 @@ export interface ParsedTableFile extends StoredTable {
 export function formatTableFile(name: string, stored: StoredTable, formerly?: string): string {
   const head = [`# mapperd table of ${name}`];
   if (stored.readOnly) head.push('# read-only');
+  if (stored.created !== undefined) head.push(`# created ${stored.created}`);
   if (formerly !== undefined) head.push(`# formerly ${encodeName(formerly)}`);
   return `${head.join('\n')}\n${stored.table}\n`;
 }
@@ -51,11 +56,13 @@ export function parseTableFile(bytes: Uint8Array): ParsedTableFile {
     }
   }
   let readOnly = false;
+  let created: string | undefined;
   let formerly: string | null = null;
   for (const [index, line] of lines.entries()) {
     const comment = /^#\s*(.*?)\s*$/.exec(line)?.[1];
     if (comment === undefined) break;
     if (comment === 'read-only') readOnly = true;
+    created = timeOf(comment) ?? created;
     const old = /^formerly (\S+)$/.exec(comment)?.[1];
     if (old === undefined) continue;
     formerly = decodeName(old);
@@ -64,5 +71,11 @@ export function parseTableFile(bytes: Uint8Array): ParsedTableFile {
     }
   }
   // The header stays, so that the line numbers in errors are the file's.
-  return { table: text, readOnly, formerly };
+  return { table: text, readOnly, formerly, ...(created === undefined ? {} : { created }) };
+}
+
+/** The time in `created TIME`; one that no clock can show is for people. */
+function timeOf(comment: string): string | undefined {
+  const time = /^created (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z)$/.exec(comment)?.[1];
+  return time === undefined || Number.isNaN(Date.parse(time)) ? undefined : time;
 }

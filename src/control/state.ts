@@ -141,9 +141,10 @@ export class StateDirectory implements Store {
         continue;
       }
       try {
-        const parsed = parseTableFile(await this.#files.read(join(this.path, file)));
-        devices.set(name, { name, table: parsed.table, readOnly: parsed.readOnly });
-        if (parsed.formerly !== null) formerNames.set(name, parsed.formerly);
+        const bytes = await this.#files.read(join(this.path, file));
+        const { formerly, ...stored } = parseTableFile(bytes);
+        devices.set(name, { name, ...stored });
+        if (formerly !== null) formerNames.set(name, formerly);
       } catch (error) {
         problems.push({ file, name, text: messageOf(error) });
       }

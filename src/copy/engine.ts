@@ -396,9 +396,8 @@ export class CopyEngine implements SliceHost, ExtentsOwner {
       this.#turnBytes = 0;
     }
     if (this.#turnBytes < copyTurnBytes) return false;
-    if (this.#ready.first === null && this.#goingOn.first === null && !this.#memoryCame) {
-      return false;
-    }
+    const waiting = this.#memoryCame && this.#waiting.first !== null;
+    if (this.#ready.first === null && this.#goingOn.first === null && !waiting) return false;
     if (!this.#deferred) {
       this.#deferred = true;
       this.#engine.timer(0, this.#goOn);

@@ -6,10 +6,11 @@ import { ECONNRESET, EINVAL, errnoOf } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { parseDuration } from '../base/sizes.js';
 import { packageVersion } from '../base/version.js';
-import type { DeviceLines, Topic } from '../control/messages.js';
+import type { DeviceLines, KnownDeviceInfo, Topic } from '../control/messages.js';
 import { splitWords } from '../device/table-text.js';
-import type { DeviceInfo, TableLine } from '../queue/commands.js';
+import type { TableLine } from '../queue/commands.js';
 import type { Command, Invocation } from './command.js';
+import { copyCommands } from './copy.js';
 import {
   formatDependencies,
   formatEvent,
@@ -22,6 +23,7 @@ import {
   formatTargets,
   formatVersion,
 } from './format.js';
+import { snapshotCommands } from './snapshot.js';
 
 const any = Number.POSITIVE_INFINITY;
 
@@ -83,9 +85,9 @@ async function printLines(
   print(all, formatNamedLines(all));
 }
 
-async function infoOf({ words, client }: Invocation): Promise<DeviceInfo[]> {
+async function infoOf({ words, client }: Invocation): Promise<KnownDeviceInfo[]> {
   if (words.length === 0) return (await client.call('ls', {})).sort(byName);
-  const devices: DeviceInfo[] = [];
+  const devices: KnownDeviceInfo[] = [];
   for (const name of words) devices.push(await client.call('info', { name }));
   return devices;
 }
@@ -291,6 +293,8 @@ export const commands: readonly Command[] = [
       print(targets, formatTargets(targets));
     },
   },
+  ...snapshotCommands,
+  ...copyCommands,
   {
     name: 'deps',
     usage: '[NAME...]',

@@ -1,7 +1,15 @@
 /** Replies as dmsetup prints them; each function gives whole lines. */
 
-import { formatBytes, formatMicroseconds } from '../base/sizes.js';
-import type { DeviceLines, EventParams, NamedStats, Version } from '../control/messages.js';
+import { fillWarningPercent } from '../base/limits.js';
+import { formatAge, formatBytes, formatMicroseconds } from '../base/sizes.js';
+import type {
+  DeviceLines,
+  EventParams,
+  KnownDeviceInfo,
+  NamedStats,
+  SnapshotInfo,
+  Version,
+} from '../control/messages.js';
 import type { LatencyStats } from '../device/counters.js';
 import type { DeviceInfo, TableLine, TargetVersion } from '../queue/commands.js';
 
@@ -28,12 +36,12 @@ function lineText(line: TableLine): string {
 }
 
 /** dmsetup's block for each device, an empty line between them. */
-export function formatInfo(devices: readonly DeviceInfo[]): string {
+export function formatInfo(devices: readonly KnownDeviceInfo[]): string {
   if (devices.length === 0) return noDevices;
   return devices.map(infoBlock).join('\n');
 }
 
-function infoBlock(device: DeviceInfo): string {
+function infoBlock(device: KnownDeviceInfo): string {
   const rows: [string, string | number][] = [
     ['Name', device.name],
     ['State', device.state + (device.readOnly ? ' (READ-ONLY)' : '')],
@@ -44,6 +52,7 @@ function infoBlock(device: DeviceInfo): string {
     ['Size', `${device.sizeSectors} sectors (${formatBytes(device.sizeSectors * 512)})`],
     ['In flight', device.inFlight],
   ];
+  if (device.created !== undefined) rows.push(['Snapshot taken', device.created]);
   if (device.dependencies.length > 0) rows.push(['Stands on', device.dependencies.join(', ')]);
   return rows.map(([title, value]) => `${`${title}:`.padEnd(19)}${value}\n`).join('');
 }
@@ -97,6 +106,30 @@ export function formatDependencies(devices: readonly DeviceInfo[], named: boolea
     return `${named ? `${name}: ` : ''}${dependencies.length} dependencies\t:${all}\n`;
   });
   return lines.join('');
+}
+
+/** One line a snapshot; a `!` behind the fill means that the COW should have more room. */
+export function formatSnapshots(snapshots: readonly SnapshotInfo[], now: number): string {
+  if (snapshots.length === 0) return 'No snapshots found\n';
+  const rows = snapshots.map((one) => [
+    one.name,
+    one.origin,
+    one.type,
+    one.state,
+    one.chunkSectors === 0 ? '-' : formatBytes(one.chunkSectors * 512),
+    one.exceptions === null ? '-' : `${one.exceptions}`,
+    one.usedBytes === null ? '-' : formatBytes(one.usedBytes),
+    one.totalBytes === null ? '-' : formatBytes(one.totalBytes),
+    one.percent === null ? '-' : fillText(one.percent),
+    one.created === null ? '-' : formatAge(now - Date.parse(one.created)),
+    one.cow,
+  ]);
+  const titles = 'Name Origin Type State Chunk Chunks Used Size Fill Age COW'.split(' ');
+  return formatColumns([titles, ...rows]);
+}
+
+function fillText(percent: number): string {
+  return `${percent.toFixed(2)}%${percent >= fillWarningPercent ? ' !' : ''}`;
 }
 
 export function formatTargets(targets: readonly TargetVersion[]): string {

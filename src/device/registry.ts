@@ -3,7 +3,7 @@
  * less the text around them. Every command on one device runs after the one before it has ended.
  */
 
-import { DeviceBacking } from '../backing/device.js';
+import { type BackingUser, DeviceBacking } from '../backing/device.js';
 import { Backings, dependencies } from '../backing/open.js';
 import { EBUSY, EEXIST, EINVAL, ENXIO } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
@@ -16,7 +16,7 @@ import { unrecognisedMessage } from '../target/target.js';
 import { Device, type DeviceContext, type DeviceUser, targetAt } from './device.js';
 import type { IoPool } from './io.js';
 import { SplitPool } from './split.js';
-import { createTable, type Slot, type Table } from './table.js';
+import { createTable, type OpenBacking, type Slot, type Table } from './table.js';
 
 export class DeviceRegistry {
   readonly #devices = new Map<string, Device>();
@@ -122,6 +122,11 @@ export class DeviceRegistry {
     });
   }
 
+  /** Opens a backing for somebody who is no device. Throws MapperError. */
+  openBacking(word: string, user: BackingUser, readOnly: boolean): OpenBacking {
+    return this.#backings.open(word, user, readOnly);
+  }
+
   async clear(name: string): Promise<void> {
     await this.#command(name, (device) => device.clear());
   }
@@ -168,7 +173,7 @@ export class DeviceRegistry {
     if (users.length === 0) return;
     const tables = users.filter((user) => user instanceof DeviceBacking);
     const clients = users.length - tables.length;
-    const found = [...new Set(tables.map(({ above }) => `device "${above.name}"`))];
+    const found = [...new Set(tables.map(({ userTitle }) => userTitle))];
     if (clients > 0) found.push(`${clients} client${clients === 1 ? '' : 's'}`);
     throw new MapperError(EBUSY, `device "${device.name}" is in use by ${found.join(', ')}`);
   }

@@ -82,6 +82,12 @@ export interface OpenOptions {
 
 export const FUA = 1;
 
+/** Ways of `copyTo`: the two files share the blocks, whole ones only... */
+export const COPY_BY_CLONE = 1;
+/** ...or the system copies them, at most 256 KiB at a time. */
+export const COPY_BY_SYSTEM = 2;
+export type CopyWay = typeof COPY_BY_CLONE | typeof COPY_BY_SYSTEM;
+
 export interface EngineFile {
   readonly path: string;
   /** Identity of the file beneath, `device:inode`, the same for every path to it. */
@@ -119,6 +125,19 @@ export interface EngineFile {
    * negative one for a hole. Only if `canExtents`. `size()` bounds it.
    */
   extentEnd(offset: number): number;
+  /**
+   * The system copies a range to another file of this engine, perhaps short, without its passing
+   * through the arena. It may refuse: for ever (EXDEV, EOPNOTSUPP, EINVAL), or for a while (EAGAIN:
+   * it would hold up the thread). Not there: the engine has no such operation.
+   */
+  copyTo?(
+    destination: EngineFile,
+    sourceOffset: number,
+    destinationOffset: number,
+    length: number,
+    way: CopyWay,
+    completion: Completion,
+  ): void;
 
   /** The caller has no operation under way. */
   close(): void;

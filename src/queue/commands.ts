@@ -33,6 +33,57 @@ export interface TableLine {
   words: string;
 }
 
+/** A copy, as people ask for it. Backings are named as in table lines; sizes are bytes. */
+export interface CopyRequest {
+  source: string;
+  destinations: string[];
+  /** Where it begins in the source, and in the destinations. */
+  sourceOffset?: number;
+  destinationOffset?: number;
+  /** Without it: to the source's end. */
+  length?: number;
+  /** Per cent of the time that it may be copying; 100: no throttle. */
+  throttlePercent?: number;
+  /** Look for zeroes in the data; do not look for holes; have nothing copied by the system. */
+  zeroes?: boolean;
+  noHoles?: boolean;
+  noOffload?: boolean;
+  /** What was copied is durable when the job is done. */
+  flush?: boolean;
+  /** The destinations are new: they read as zeroes. */
+  intoZeroes?: boolean;
+}
+
+export type CopyState = 'waiting' | 'running' | 'done' | 'failed' | 'cancelled';
+
+/** How data was copied: blocks shared, by the system, or read and written. */
+export type CopyMethod = 'clone' | 'copy_file_range' | 'read and write';
+
+export interface CopyJobInfo {
+  id: number;
+  source: string;
+  destinations: string[];
+  state: CopyState;
+  /** Why it failed. */
+  error: string | null;
+  totalBytes: number;
+  /** Done with, those skipped included. */
+  doneBytes: number;
+  /** Holes and zeroes, which were not copied as data. */
+  skippedBytes: number;
+  /** Cloned or copied by the system. */
+  offloadedBytes: number;
+  methods: CopyMethod[];
+  throttlePercent: number;
+  /** When it was asked for, ISO 8601, UTC. */
+  started: string;
+  /** How long it has been running, or ran. */
+  milliseconds: number;
+  bytesPerSecond: number;
+  /** Null: not known (yet), or it has ended. */
+  secondsLeft: number | null;
+}
+
 export interface TargetVersion {
   name: string;
   version: [number, number, number];
@@ -68,6 +119,16 @@ export interface QueueCommands {
   message: { params: { name: string; sector: number; words: string[] }; result: string };
   ls: { params: Record<string, never>; result: DeviceInfo[] };
   targets: { params: Record<string, never>; result: TargetVersion[] };
+  /** The size of a backing that a copy could read. */
+  backingSize: { params: { word: string }; result: number };
+  /** Starts a copy. */
+  copy: { params: CopyRequest; result: { id: number } };
+  /** Every copy that is under way, and those that ended lately; the oldest first. */
+  jobs: { params: Record<string, never>; result: CopyJobInfo[] };
+  /** One of them, when it has ended or so many milliseconds have passed. */
+  job: { params: { id: number; waitMilliseconds?: number }; result: CopyJobInfo };
+  /** It ends when what is under way has. */
+  cancel: { params: { id: number }; result: null };
   /** Starts serving NBD; resolves to the address really listened on. */
   listen: { params: { address: ListenAddress }; result: ListenAddress };
   /** The device that the empty export name means; null: the only one there is, if there is one. */

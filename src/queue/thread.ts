@@ -13,6 +13,7 @@ import { EIO, ESHUTDOWN } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { arenaBytes } from '../base/limits.js';
 import type { Log } from '../base/log.js';
+import { CopyJobs } from '../copy/jobs.js';
 import { IoPool } from '../device/io.js';
 import { DeviceRegistry } from '../device/registry.js';
 import { Arena } from '../engine/arena.js';
@@ -38,6 +39,7 @@ class Queue {
   readonly #engine: Engine;
   readonly #devices: DeviceRegistry;
   readonly #server: Server;
+  readonly #jobs: CopyJobs;
   readonly #handlers: Handlers;
 
   constructor(port: MessagePort, engine: Engine) {
@@ -51,6 +53,7 @@ class Queue {
     this.#server = new Server(engine, ios, this.#devices, log, {
       connection: (what, peer, device) => this.#post({ event: 'connection', what, peer, device }),
     });
+    this.#jobs = new CopyJobs(engine, ios, this.#devices);
     this.#handlers = this.#makeHandlers();
   }
 
@@ -115,8 +118,17 @@ class Queue {
         this.#server.defaultExport = name;
         return null;
       },
+      backingSize: ({ word }) => this.#jobs.sizeOf(word),
+      copy: (request) => ({ id: this.#jobs.start(request) }),
+      jobs: () => this.#jobs.list(),
+      job: ({ id, waitMilliseconds }) => this.#jobs.ended(id, waitMilliseconds ?? 0),
+      cancel: ({ id }) => {
+        this.#jobs.cancel(id);
+        return null;
+      },
       shutdown: async () => {
         for (const device of devices.all()) device.failWaiting(ESHUTDOWN);
+        await this.#jobs.shutdown();
         await this.#server.shutdown();
         await devices.shutdown();
         return null;

@@ -9,10 +9,18 @@
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { LRUCache } from 'lru-cache';
+import { assert } from '../../base/assert.js';
 import { EAGAIN, EINVAL, ENXIO, EOPNOTSUPP } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
 import { blockingBytesMax, fileSystems } from '../../base/limits.js';
-import { type Completion, type EngineFile, FUA, type OpenOptions } from '../engine.js';
+import {
+  COPY_BY_CLONE,
+  type Completion,
+  type CopyWay,
+  type EngineFile,
+  FUA,
+  type OpenOptions,
+} from '../engine.js';
 import { fileIdentity, isRotational, openFile } from '../file-facts.js';
 import { StallGuard } from '../stall-guard.js';
 import type { UringEngine } from './engine.js';
@@ -54,6 +62,8 @@ export class UringFile implements EngineFile {
   /** The same for the ring. */
   readonly #ringFile: number;
   readonly #guard = new StallGuard();
+  /** For copies from here, which may stall for the sake of either file. */
+  readonly #copyGuard = new StallGuard();
   readonly #blockingReads: boolean;
   readonly #blockingWrites: boolean;
 
@@ -166,6 +176,37 @@ export class UringFile implements EngineFile {
     if (data > offset) return -data;
     const hole = this.#system.lseek(this.#fd, offset, SEEK_HOLE);
     return hole < 0 ? this.size() : hole;
+  }
+
+  /** The ring knows no such operation: these are plain system calls, as long as they are quick. */
+  copyTo(
+    destination: EngineFile,
+    sourceOffset: number,
+    destinationOffset: number,
+    length: number,
+    way: CopyWay,
+    completion: Completion,
+  ): void {
+    assert(destination instanceof UringFile, 'files of one engine are copied to one another');
+    const { now } = this.#engine;
+    if (!this.#copyGuard.mayBlock(now) || !destination.#guard.mayBlock(now)) {
+      completion.done(-EAGAIN);
+      return;
+    }
+    const system = this.#system;
+    const fd = destination.#fd;
+    const start = performance.now();
+    let result: number;
+    if (way === COPY_BY_CLONE) {
+      result = system.cloneRange(this.#fd, sourceOffset, fd, destinationOffset, length);
+      if (result === 0) result = length;
+    } else {
+      const bytes = Math.min(length, blockingBytesMax);
+      result = system.copyFileRange(this.#fd, sourceOffset, fd, destinationOffset, bytes);
+    }
+    const end = performance.now();
+    this.#copyGuard.took(end - start, end);
+    completion.done(result);
   }
 
   close(): void {

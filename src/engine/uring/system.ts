@@ -15,6 +15,8 @@ type Koffi = typeof koffiModule;
 const SYS_IO_URING_SETUP = 425;
 const SYS_IO_URING_ENTER = 426;
 const SYS_IO_URING_REGISTER = 427;
+/** _IOW(0x94, 13, struct file_clone_range) */
+const FICLONERANGE = 0x4020940d;
 const PROT_READ_WRITE = 3;
 const MAP_SHARED_POPULATE = 0x8001;
 
@@ -84,6 +86,19 @@ export class System {
   readonly #fallocate: (fd: number, mode: number, offset: number, length: number) => number;
   readonly #pipe2: (fds: Uint8Array, flags: number) => number;
   readonly #ioctl: (fd: number, request: number, argument: Uint8Array) => number;
+  readonly #copyFileRange: (
+    source: number,
+    sourceOffset: Uint8Array,
+    destination: number,
+    destinationOffset: Uint8Array,
+    length: number,
+    flags: number,
+  ) => number;
+  /** Arguments in memory: two offsets of copy_file_range, or a struct file_clone_range. */
+  readonly #arguments = new DataView(new ArrayBuffer(32));
+  readonly #firstArgument = new Uint8Array(this.#arguments.buffer, 0, 8);
+  readonly #secondArgument = new Uint8Array(this.#arguments.buffer, 8, 8);
+  readonly #allArguments = new Uint8Array(this.#arguments.buffer);
 
   private constructor(koffi: Koffi, libc: LibraryHandle) {
     this.#koffi = koffi;
@@ -124,6 +139,9 @@ export class System {
     this.#fallocate = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
     this.#pipe2 = libc.func('int pipe2(_Out_ uint8_t *fds, int flags)');
     this.#ioctl = libc.func('int ioctl(int fd, unsigned long request, _Inout_ uint8_t *argument)');
+    this.#copyFileRange = libc.func(
+      'long copy_file_range(int source, _Inout_ uint8_t *sourceOffset, int destination, _Inout_ uint8_t *destinationOffset, size_t length, unsigned int flags)',
+    );
   }
 
   /** Loads koffi and the C library; throws MapperError with the reason why that cannot be. */
@@ -267,6 +285,48 @@ export class System {
     check(this.#result(this.#pipe2(fds, O_CLOEXEC)), 'pipe2');
     const view = new DataView(fds.buffer);
     return [view.getInt32(0, true), view.getInt32(4, true)];
+  }
+
+  #setArgument(at: number, value: number): void {
+    this.#arguments.setUint32(at, value % 2 ** 32, true);
+    this.#arguments.setUint32(at + 4, Math.floor(value / 2 ** 32), true);
+  }
+
+  copyFileRange(
+    source: number,
+    sourceOffset: number,
+    destination: number,
+    destinationOffset: number,
+    length: number,
+  ): number {
+    const first = this.#firstArgument;
+    const second = this.#secondArgument;
+    for (;;) {
+      this.#setArgument(0, sourceOffset);
+      this.#setArgument(8, destinationOffset);
+      const result = this.#result(
+        this.#copyFileRange(source, first, destination, second, length, 0),
+      );
+      if (result !== -EINTR) return result;
+    }
+  }
+
+  /** The destination shares the source's blocks. 0, or a negative errno. */
+  cloneRange(
+    source: number,
+    sourceOffset: number,
+    destination: number,
+    destinationOffset: number,
+    length: number,
+  ): number {
+    for (;;) {
+      this.#setArgument(0, source);
+      this.#setArgument(8, sourceOffset);
+      this.#setArgument(16, length);
+      this.#setArgument(24, destinationOffset);
+      const result = this.#result(this.#ioctl(destination, FICLONERANGE, this.#allArguments));
+      if (result !== -EINTR) return result;
+    }
   }
 
   /** An ioctl that fills in up to 8 bytes; the number, or a negative errno. */

@@ -1,0 +1,127 @@
+/**
+ * Taking a snapshot of a device that may be in use. The first one of an origin moves the origin's
+ * table to a device of its own, the real one, which origin and snapshots then stand on.
+ */
+
+import { EEXIST, EINVAL, ENXIO } from '../../base/errno.js';
+import { MapperError } from '../../base/errors.js';
+import type { KnownDevice } from '../entries.js';
+import { backingWord } from '../image.js';
+import type { Params, SnapshotMade } from '../messages.js';
+import type { Steps } from '../steps.js';
+import { knownDevice, refuseUnsettled, type SnapshotContext } from './context.js';
+import { ownCowPath, prepareCow } from './cow-file.js';
+import { swapTable } from './swap.js';
+import { linesOf, originOf, originOver, realName, sectorsOf, tableLine } from './tables.js';
+import { Undo } from './undo.js';
+
+const defaultChunkSectors = 8;
+
+/** Targets whose data are in the table itself: a second one of the same text has none of them. */
+const holdsData = new Set(['memory']);
+
+/** Where the COW goes. Throws MapperError. */
+export function cowPathFor({ directory }: SnapshotContext, params: Params<'snapshot'>): string {
+  if (params.cow !== undefined) return params.cow;
+  if (directory !== null) return ownCowPath(directory, params.name);
+  const text = 'no place for the COW without a state directory';
+  throw new MapperError(EINVAL, `${text}: wanted a file (--cow), or a daemon with --state`);
+}
+
+/** `word` is what the snapshot is to stand on. The caller has the lock. Throws MapperError. */
+export async function takeSnapshot(
+  context: SnapshotContext,
+  steps: Steps,
+  word: string,
+  params: Params<'snapshot'>,
+): Promise<SnapshotMade> {
+  const { name, transient = false, chunkSectors = defaultChunkSectors, readOnly = false } = params;
+  const origin = knownDevice(steps.entries, params.origin);
+  const { live, stored } = origin;
+  if (live === null) throw new MapperError(ENXIO, `device "${origin.name}" has no live table`);
+  const stacked = originOf(live) !== null;
+  await refuse(context, steps, origin, name, stacked);
+  const real = realName(origin.name);
+  const sectors = sectorsOf(live);
+  const path = cowPathFor(context, params);
+  const undo = new Undo();
+  try {
+    const request = {
+      path,
+      given: params.cow !== undefined,
+      bytes: params.cowBytes ?? null,
+      originSectors: sectors,
+      chunkSectors,
+      persistent: !transient,
+      wipe: params.wipe ?? false,
+    };
+    const cow = await prepareCow(request, steps.entries.tables());
+    undo.did(`put COW "${path}" back`, () => cow.undo());
+    if (!stacked && !steps.entries.has(real)) {
+      await steps.create({ name: real, table: live, readOnly: origin.readOnly }, { stored });
+      undo.did(`remove "${real}"`, () => steps.remove(real, false));
+    }
+    const created = new Date().toISOString();
+    const words = [word, backingWord(path), transient ? 'N' : 'P', `${chunkSectors}`];
+    const device = { name, table: tableLine(sectors, 'snapshot', words), readOnly, created };
+    const unmake = (): Promise<void> => steps.unmake(name, true);
+    const above = stacked ? null : tableLine(sectors, 'snapshot-origin', [word]);
+    await swapTable(steps, origin.name, above, {
+      work: () => steps.create(device, { stored, unfiled: true }),
+      back: unmake,
+    });
+    if (!stacked) {
+      const back = (): Promise<void> => swapTable(steps, origin.name, live);
+      undo.did(`give "${origin.name}" its table back`, back);
+    }
+    undo.did(`remove "${name}"`, () => swapTable(steps, origin.name, null, { work: unmake }));
+    undo.did(`remove the file of "${name}"`, () => steps.unfile(name));
+    await steps.file(name);
+    const { bytes } = cow;
+    return { name, origin: origin.name, cow: path, cowBytes: bytes, chunkSectors, created, stored };
+  } catch (error) {
+    return undo.takeBack(error);
+  }
+}
+
+/** Throws MapperError if it cannot be done, before anything is. */
+async function refuse(
+  context: SnapshotContext,
+  steps: Steps,
+  origin: KnownDevice,
+  name: string,
+  stacked: boolean,
+): Promise<void> {
+  const real = realName(origin.name);
+  if (steps.entries.has(name)) throw new MapperError(EEXIST, `device "${name}" exists already`);
+  if (name === real) {
+    throw new MapperError(EEXIST, `"${name}" is where the table of "${origin.name}" goes`);
+  }
+  const types = linesOf(origin.live).map(({ type }) => type);
+  if (types.includes('snapshot')) {
+    throw new MapperError(EINVAL, `"${origin.name}" is a snapshot itself, wanted a volume`);
+  }
+  const holder = types.find((type) => holdsData.has(type));
+  if (holder !== undefined) {
+    const text = `"${origin.name}" has its data in its own table (${holder})`;
+    const advice = 'put a linear device on it, and take the snapshot of that one';
+    throw new MapperError(EINVAL, `${text}: ${advice}`);
+  }
+  const above = originOver(steps.entries.all(), `dm:${origin.name}`);
+  if (above !== null) {
+    const text = `"${origin.name}" is what "${above.name}" has its snapshots over`;
+    throw new MapperError(EINVAL, `${text}: take the snapshot of "${above.name}"`);
+  }
+  await refuseUnsettled(context, origin.name);
+  const there = stacked ? null : steps.entries.known(real);
+  if (there === null) return;
+  // One that is its twin was left by a crash, or because a client would not let go of it.
+  const twin =
+    there.live === origin.live &&
+    there.readOnly === origin.readOnly &&
+    there.stored === origin.stored;
+  if (!twin) {
+    throw new MapperError(EEXIST, `device "${real}" exists already, with a table of its own`);
+  }
+  await refuseUnsettled(context, real);
+}
