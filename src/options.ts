@@ -35,8 +35,8 @@ export const usage = `Usage: mapperd [options] [IMAGE]
 
 Serves device-mapper devices over NBD. IMAGE, a file or block device, is served
 as the default export. Without IMAGE, --device and --state the directory ./state
-is used, made with a first volume of 1 GiB and a snapshot of it if it is empty, and served on TCP and
-on ./state/nbd.sock.
+is used, made with a first volume of 1 GiB and a snapshot of it if it is empty,
+and served on TCP and on ./state/nbd.sock.
 
   -p, --port PORT         TCP port (${defaultPort}; 0: one that is free, told when ready)
   -i, --ip-addr ADDRESS   TCP address (${defaultHost})

@@ -17,14 +17,26 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import type { Test } from 'tap';
-import { EACCES, ENOENT } from '../../src/base/errno.js';
+import { EACCES, EAGAIN, EINVAL, ENOENT, ENOSYS, EOPNOTSUPP } from '../../src/base/errno.js';
 import { MapperError } from '../../src/base/errors.js';
-import { type Completion, type EngineFile, FUA } from '../../src/engine/engine.js';
+import {
+  COPY_BY_CLONE,
+  COPY_BY_SYSTEM,
+  type Completion,
+  type EngineFile,
+  FUA,
+} from '../../src/engine/engine.js';
 import { drive, type Harness } from './drive.js';
 import type { MakeEngine } from './engine-suite.js';
 import { fillPattern, patternMismatch, random } from './pattern.js';
+
+const { ENOTTY, EXDEV } = constants.errno;
+
+/** A file with that content in a directory of the test's own. */
+type MakePath = (t: Test, content?: string | Buffer) => string;
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
@@ -332,6 +344,60 @@ export function fileTests(t: Test, makeEngine: MakeEngine): void {
       if (sparse) t.ok(holes.equals(content), 'holes are where nothing was written');
       t.equal(Math.abs(file.extentEnd(MiB + 4096)), sparse ? 2 * MiB : 4 * MiB, 'from the middle');
       file.close();
+    });
+  });
+
+  copyTests(t, makeEngine, path);
+}
+
+/** What a copy by the system may be refused for, and what it then leaves alone. */
+const refusals: readonly number[] = [EAGAIN, EINVAL, ENOSYS, EOPNOTSUPP, EXDEV, ENOTTY];
+
+function copyTests(t: Test, makeEngine: MakeEngine, path: MakePath): void {
+  t.test('has the system copy a range to another file, if it can', async (t) => {
+    const from = path(t);
+    const to = `${from}-copy`;
+    const content = Buffer.alloc(2 * MiB);
+    fillPattern(content, 0, 3);
+    writeFileSync(from, content);
+    await drive(await makeEngine(), async (io) => {
+      const source = io.engine.open(from, readOnly);
+      for (const way of [COPY_BY_CLONE, COPY_BY_SYSTEM] as const) {
+        writeFileSync(to, Buffer.alloc(2 * MiB, 'z'));
+        const destination = io.engine.open(to, buffered);
+        if (source.copyTo === undefined) {
+          t.pass('it says that it cannot');
+          destination.close();
+          continue;
+        }
+        const expected = Buffer.alloc(2 * MiB, 'z');
+        for (const [at, length] of [
+          [4096, 64 * KiB],
+          [MiB, 700 * KiB],
+        ] as const) {
+          for (let done = 0; done < length; ) {
+            const result = await io.wait((c) =>
+              source.copyTo?.(destination, at + done, at + done - 4096, length - done, way, c),
+            );
+            if (result < 0) {
+              t.ok(refusals.includes(-result), `refused with ${result}`);
+              break;
+            }
+            t.ok(result > 0 && result <= length - done, `copied ${result}`);
+            content.copy(expected, at + done - 4096, at + done, at + done + result);
+            done += result;
+          }
+        }
+        t.ok(expected.equals(readFileSync(to)), 'it copied what it says, and nothing else');
+        if (way === COPY_BY_SYSTEM) {
+          const behind = await io.wait((c) =>
+            source.copyTo?.(destination, 3 * MiB, 0, 4096, way, c),
+          );
+          t.ok(behind <= 0, 'nothing behind the end');
+        }
+        destination.close();
+      }
+      source.close();
     });
   });
 }

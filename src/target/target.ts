@@ -53,6 +53,21 @@ export interface TargetContext {
   openBacking(word: string, sectorsNeeded: number, readOnly?: boolean): Backing;
 }
 
+/** Entries of a region table on their way between threads, as they are in the target's memory. */
+export interface RegionUpload {
+  /** The table is replaced by this one; otherwise entries are changed in place. */
+  readonly whole: boolean;
+  readonly regions: number;
+  readonly regionSectors: number;
+  readonly paths: number;
+  /** An entry's size; `floor(64 / bits)` of them are in a slot of 64 bits, the first lowest. */
+  readonly bits: number;
+  readonly first: number;
+  readonly count: number;
+  /** Little-endian slots; the first entry is that of region `first`. */
+  readonly slots: SharedArrayBuffer;
+}
+
 /** What a target may ask of its device, apart from I/O. */
 export interface TargetHost {
   /**
@@ -102,6 +117,15 @@ export interface Target {
 
   /** Carries out a message's words; the answer may be empty. Without it: "Unrecognised message". */
   message?(args: readonly string[]): string | Promise<string>;
+
+  /**
+   * Takes a table of regions, whole or a part of it, that the control thread has checked in itself;
+   * throws MapperError, nothing having changed, if it does not fit this target. A whole one is there
+   * for the next Io. Resolves when it is all there.
+   */
+  upload?(table: RegionUpload): void | Promise<void>;
+  /** So many regions from `first` on, in the same form. */
+  download?(first: number, count: number): RegionUpload;
 
   /** The kernel's INFO line behind the target name, perhaps empty. */
   status(): string;
