@@ -542,9 +542,9 @@ t.test('the persistent store', async (t) => {
     await rejected(header(12, 3), 'EINVAL', /Chunk size is not a power of 2/);
     await rejected(header(12, 2 ** 22), 'EINVAL', /Chunk size is too high/);
     await rejected(header(12, 2 ** 31), 'EINVAL', first);
-    await rejected(header(12, 64), 'EINVAL', /a COW of 100 sectors, wanted at least 128/);
-    await rejected(new StoreDisk(512), 'EINVAL', /a COW of 1 sectors, wanted at least 2/);
-    await rejected(new StoreDisk(0), 'EINVAL', /wanted at least 1/);
+    await rejected(header(12, 64), 'EIO', /a COW of 100 sectors, wanted at least 128/);
+    await rejected(new StoreDisk(512), 'EIO', /a COW of 1 sectors, wanted at least 2/);
+    await rejected(new StoreDisk(0), 'EIO', /wanted at least 1/);
     for (const [records, message] of [
       [[[1, 100]], /found chunk 100 of the COW in record 0, wanted one of its 100$/],
       [[[1, 34]], /chunk 34 of the COW in record 0, which is a metadata area/],

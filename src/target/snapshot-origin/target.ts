@@ -1,9 +1,11 @@
 /** Snapshot-origin: lets writes through when every snapshot has what they replace. See README.md. */
 
 import { type Backing, commonFeatures, type Features } from '../../backing/backing.js';
+import { MapperError } from '../../base/errors.js';
 import { type Io, READ, STATUS } from '../../device/io.js';
 import { quoteWord } from '../../device/table-text.js';
 import { checkCount, openDevice } from '../arguments.js';
+import { asInKernel } from '../snapshot/arguments.js';
 import type { Origin, OriginFrontend } from '../snapshot/origin.js';
 import { type SnapshotRegistry, snapshotsOf } from '../snapshot/registry.js';
 import {
@@ -21,8 +23,12 @@ export const snapshotOrigin: TargetType = {
   create(args, context) {
     checkCount(args, 'origin: incorrect number of arguments', 1);
     const end = context.beginSectors + context.lengthSectors;
-    const backing = openDevice(context, args[0] as string, end, 'Cannot get target device');
-    return new OriginTarget(backing, context);
+    try {
+      const backing = openDevice(context, args[0] as string, end, 'Cannot get target device');
+      return new OriginTarget(backing, context);
+    } catch (error) {
+      throw error instanceof MapperError ? asInKernel(error) : error;
+    }
   },
 };
 

@@ -45,7 +45,7 @@ export function parseSnapshot(
   const [originWord, cowWord, typeWord, chunkWord] = args as [string, string, string, string];
   const features = parseFeatures(args.slice(4));
   const end = context.beginSectors + context.lengthSectors;
-  const readOnly = writesOrigin ? undefined : true;
+  const readOnly = writesOrigin || features.discardPassdownOrigin ? undefined : true;
   const origin = open(context, originWord, end, 'Cannot get origin device', readOnly);
   // Copies go there whatever the snapshot's own users may do.
   const cow = open(context, cowWord, 0, 'Cannot get COW device', false);
@@ -89,9 +89,13 @@ function open(
   try {
     return openDevice(context, word, sectorsNeeded, text, readOnly);
   } catch (error) {
-    // The kernel says ENODEV whatever it was.
-    throw error instanceof MapperError ? new MapperError(ENODEV, error.message) : error;
+    throw error instanceof MapperError ? asInKernel(error) : error;
   }
+}
+
+/** The kernel says ENODEV whatever the reason was, but for a device that is too small. */
+export function asInKernel(error: MapperError): MapperError {
+  return error.errno === EINVAL ? error : new MapperError(ENODEV, error.message);
 }
 
 function parseFeatures(words: readonly string[]) {

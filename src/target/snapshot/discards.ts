@@ -2,8 +2,8 @@
  * TRIM of a snapshot, as its features have it:
  *
  *   none                      nothing happens
- *   discard_zeroes_cow        a whole chunk of the COW becomes zeroes, part of one is trimmed there;
- *                             what is still the origin's stays
+ *   discard_zeroes_cow        a whole chunk of the COW becomes zeroes, part of one is trimmed
+ *                             there; what is still the origin's stays
  *   discard_passdown_origin   and the origin is trimmed as well, past all its snapshots
  */
 

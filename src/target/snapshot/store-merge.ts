@@ -1,7 +1,7 @@
 /**
  * Takes exceptions out of a persistent store, from the last record to the first: some of them are
- * merged into the origin, and then their records become zeroes. Whatever a crash leaves is the front
- * part of the list, so merging goes on from there.
+ * merged into the origin, and then their records become zeroes. Whatever a crash leaves is the
+ * front part of the list, so merging goes on from there.
  */
 
 import { EINVAL, EIO, errnoName } from '../../base/errno.js';

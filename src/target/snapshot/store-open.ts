@@ -3,7 +3,7 @@
  * chunk is zero (which whoever makes the COW sees to).
  */
 
-import { EINVAL, errnoName } from '../../base/errno.js';
+import { EIO, errnoName } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
 import type { Log } from '../../base/log.js';
 import { FLUSH, READ, WRITE } from '../../device/io.js';
@@ -56,7 +56,7 @@ function checkSize(end: AreaEnd, bytes: number, what: string): void {
   const size = end.cow.size();
   if (size >= bytes) return;
   const found = `a COW of ${Math.floor(size / 512)} sectors`;
-  throw damaged(EINVAL, found, `at least ${bytes / 512} (${what})`);
+  throw damaged(EIO, found, `at least ${bytes / 512} (${what})`);
 }
 
 async function readAreas(opening: Opening): Promise<Opened> {
