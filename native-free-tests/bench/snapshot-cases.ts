@@ -3,6 +3,7 @@
 import type { EngineChoice } from '../../src/engine/choose.js';
 import { against, atLeast, atMost, type Comparison, common, random } from './case.js';
 import type { Load } from './fio.js';
+import type { Place } from './places.js';
 import { mapperd } from './servers.js';
 import {
   mapperdSnapshots,
@@ -15,34 +16,41 @@ import {
 const firstTouch = (depth = 16): Load => ({ ...random('randwrite', depth), once: true });
 
 export function snapshotCases(engine: EngineChoice): Comparison[] {
-  return [...freshCases(engine), ...filledCases(engine), ...orderCases(engine), crowdCase(engine)];
+  return [
+    ...freshCases(engine, 'directory'),
+    ...freshCases(engine, 'xfs'),
+    ...filledCases(engine),
+    ...orderCases(engine),
+    crowdCase(engine),
+  ];
 }
 
 /**
  * QEMU copies 64 KiB or more at a time: only its first write into each 64 KiB copies anything, so
  * that it copies the less for each write, the more of the file a run gets round to.
  */
-function freshCases(engine: EngineChoice): Comparison[] {
-  const fresh = { ...common, fresh: true, load: firstTouch() };
+function freshCases(engine: EngineChoice, place: Place): Comparison[] {
+  const fresh = { ...common, place, fresh: true, load: firstTouch() };
+  const [suffix, where] = place === 'xfs' ? ['-xfs', ', on XFS'] : ['', ''];
   return [
     {
       ...fresh,
-      name: 'snapshot-first-touch',
-      title: '4 KiB random first writes to an origin with a transient snapshot, depth 16',
+      name: `snapshot-first-touch${suffix}`,
+      title: `4 KiB random first writes to an origin with a transient snapshot, depth 16${where}`,
       judged: mapperdSnapshots({ engine, loaded: 'origin' }),
       others: [against(qemuCopyBeforeWrite, atLeast('iops', 3), atMost('cpu', 1 / 3))],
     },
     {
       ...fresh,
-      name: 'snapshot-first-touch-persistent',
-      title: '4 KiB random first writes to an origin with a persistent snapshot, depth 16',
+      name: `snapshot-first-touch-persistent${suffix}`,
+      title: `4 KiB random first writes to an origin with a persistent snapshot, depth 16${where}`,
       judged: mapperdSnapshots({ engine, loaded: 'origin', store: 'P' }),
       others: [against(qemuCopyBeforeWrite, atLeast('iops', 2))],
     },
     {
       ...fresh,
-      name: 'snapshot-write',
-      title: '4 KiB random first writes to a transient snapshot, depth 16',
+      name: `snapshot-write${suffix}`,
+      title: `4 KiB random first writes to a transient snapshot, depth 16${where}`,
       judged: mapperdSnapshots({ engine, loaded: 'snapshot' }),
       others: [
         against(nbdkitCow, atLeast('iops', 1.2), atMost('cpu', 0.6)),

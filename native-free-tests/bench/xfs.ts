@@ -56,7 +56,8 @@ export async function mountXfs(
     await access('/dev/loop-control');
     await mkdir(directory);
     await writeFile(image, '', { mode: 0o600 });
-    await truncate(image, bytes + overheadBytes);
+    // Sparse: the served file, and the COWs and overlays of a run beside it.
+    await truncate(image, 3 * bytes + overheadBytes);
     device = (await run('losetup', ['--find', '--show', image], whole)).trim();
     await run('mkfs.xfs', ['-q', device], whole);
     await run('mount', ['-t', 'xfs', '-o', 'noatime', device, directory], whole);

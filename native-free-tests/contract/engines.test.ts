@@ -110,7 +110,7 @@ for (const name of ['uring', 'node'] as const) {
         }
       }
       t.equal(failed, 0, 'no write, flush or read fails');
-      harness.close();
+      await harness.close();
     });
   });
 }

@@ -16,6 +16,14 @@ export interface TargetCase {
 }
 
 const lengthSectors = 480;
+/**
+ * Where the suite puts a target in its device: not 0, so that a target that forgets where it begins
+ * shows. Snapshots and origins have their data at that place of their backings.
+ */
+export const beginSectors = 1024;
+const originEnd = beginSectors + lengthSectors;
+/** Room for all chunks in any COW, and its metadata. */
+const cowSectors = 1024;
 
 export const targetCases: readonly TargetCase[] = [
   {
@@ -140,6 +148,86 @@ export const targetCases: readonly TargetCase[] = [
     backingSectors: [],
     args: () => [],
     owns: [],
+    keeps: 'data',
+  },
+  {
+    target: 'snapshot-origin',
+    title: 'without snapshots',
+    lengthSectors,
+    backingSectors: [originEnd + 100],
+    args: ([a]) => [`${a}`],
+    owns: [[0, beginSectors, lengthSectors]],
+    keeps: 'data',
+  },
+  {
+    target: 'snapshot',
+    title: 'persistent, chunks of 8 sectors',
+    lengthSectors,
+    backingSectors: [originEnd, cowSectors],
+    args: ([a, b]) => [`${a}`, `${b}`, 'P', '8'],
+    owns: [[1, 0, cowSectors]],
+    keeps: 'data',
+  },
+  {
+    target: 'snapshot',
+    title: 'persistent, the default chunk, a user who knows of overflow',
+    lengthSectors,
+    backingSectors: [originEnd + 5, cowSectors],
+    args: ([a, b]) => [`${a}`, `${b}`, 'PO', '0'],
+    owns: [[1, 0, cowSectors]],
+    keeps: 'data',
+  },
+  {
+    target: 'snapshot',
+    title: 'transient, chunks of 8 sectors',
+    lengthSectors,
+    backingSectors: [originEnd, lengthSectors],
+    args: ([a, b]) => [`${a}`, `${b}`, 'N', '8'],
+    owns: [[1, 0, lengthSectors]],
+    keeps: 'data',
+  },
+  {
+    target: 'snapshot',
+    title: 'transient, one chunk for all of it, discards',
+    lengthSectors,
+    backingSectors: [originEnd, cowSectors],
+    args: ([a, b]) => [`${a}`, `${b}`, 'N', '1024', '1', 'discard_zeroes_cow'],
+    owns: [[1, 0, cowSectors]],
+    keeps: 'data',
+  },
+  {
+    target: 'snapshot-merge',
+    title: 'nothing to merge',
+    lengthSectors,
+    backingSectors: [originEnd, cowSectors],
+    args: ([a, b]) => [`${a}`, `${b}`, 'P', '8'],
+    owns: [
+      [0, beginSectors, lengthSectors],
+      [1, 0, cowSectors],
+    ],
+    keeps: 'data',
+  },
+  {
+    target: 'switch',
+    title: 'three paths, regions of 7 sectors',
+    lengthSectors,
+    backingSectors: [lengthSectors + 20, lengthSectors, lengthSectors + 5],
+    args: ([a, b, c]) => ['3', '7', '0', `${a}`, '20', `${b}`, '0', `${c}`, '5'],
+    // Round robin: each path has every third region, and the last one is short.
+    owns: Array.from({ length: Math.ceil(lengthSectors / 7) }, (_, region) => {
+      const first = region * 7;
+      const path = region % 3;
+      return [path, ([20, 0, 5][path] as number) + first, Math.min(7, lengthSectors - first)];
+    }),
+    keeps: 'data',
+  },
+  {
+    target: 'switch',
+    title: 'one path, a region larger than all of it',
+    lengthSectors,
+    backingSectors: [lengthSectors + 9],
+    args: ([a]) => ['1', '4294967295', '0', `${a}`, '9'],
+    owns: [[0, 9, lengthSectors]],
     keeps: 'data',
   },
 ];

@@ -22,12 +22,9 @@ import { linear } from '../../src/target/linear/target.js';
 import { findTarget } from '../../src/target/registry.js';
 import { contextAt, type TargetHarness } from './harness.js';
 import { type Ended, MiniDevice, untouched } from './mini-device.js';
-import { type TargetCase, targetCases } from './target-cases.js';
+import { beginSectors, type TargetCase, targetCases } from './target-cases.js';
 
 export type HarnessFactory = () => TargetHarness | Promise<TargetHarness>;
-
-/** Not 0, so that a target that forgets where it begins shows. */
-const beginSectors = 1024;
 
 /** Runs the suite on all cases of the target. It is an error if there are none. */
 export async function targetSuite(t: Test, name: string, factory: HarnessFactory): Promise<void> {
@@ -44,6 +41,8 @@ class Subject {
   readonly case: TargetCase;
   readonly words: readonly string[];
   device!: MiniDevice;
+  /** Bytes of the arena that the target has for itself. */
+  memory = 0;
 
   constructor(harness: TargetHarness, each: TargetCase) {
     this.harness = harness;
@@ -54,9 +53,11 @@ class Subject {
   async create(args = this.case.args(this.words)): Promise<void> {
     const { lengthSectors, target } = this.case;
     const context = contextAt(this.harness, beginSectors, lengthSectors);
-    const made = await findTarget(target)?.create(args, context);
-    if (made === undefined) throw new Error(`target ${target} is not in the registry`);
-    await made.resume?.();
+    const type = findTarget(target);
+    if (type === null) throw new Error(`target ${target} is not in the registry`);
+    const made = await this.#wait(type.create(args, context));
+    await this.#wait(made.resume?.());
+    this.memory = this.harness.engine.arena.inUse;
     this.device = new MiniDevice(this.harness, made, beginSectors, lengthSectors);
   }
 
@@ -68,10 +69,18 @@ class Subject {
     return new MiniDevice(this.harness, target, 0, sectors);
   }
 
+  /** What a target does may take I/O. */
+  async #wait<T>(what: T | Promise<T>): Promise<T> {
+    return this.harness.wait(Promise.resolve(what));
+  }
+
+  async destroy(): Promise<void> {
+    await this.#wait(this.device.target.destroy?.());
+  }
+
   async end(): Promise<void> {
-    await this.device.target.suspend?.();
-    await this.device.target.destroy?.();
-    await this.harness.close();
+    await this.#wait(this.device.target.suspend?.());
+    await this.destroy();
   }
 }
 
@@ -83,8 +92,11 @@ async function caseSuite(t: Test, each: TargetCase, factory: HarnessFactory): Pr
       await body(t, subject);
       t.equal(subject.device.underWay, 0, 'no io is lost');
       t.equal(subject.harness.ios.inUse, 0, 'every io is given back');
-      t.equal(subject.harness.engine.arena.inUse, 0, 'every buffer is given back');
+      const { arena } = subject.harness.engine;
+      t.equal(arena.inUse, subject.memory, 'every buffer is given back');
       await subject.end();
+      t.equal(arena.inUse, 0, 'those of the target too');
+      await subject.harness.close();
     });
   };
   await run('says what it is', describesItself);
@@ -319,11 +331,11 @@ async function flushes(t: Test, subject: Subject): Promise<void> {
 async function roundTrips(t: Test, subject: Subject): Promise<void> {
   const line = subject.device.target.table();
   const version = subject.device.target.status();
-  await subject.device.target.destroy?.();
+  await subject.destroy();
   await subject.create(line === '' ? [] : line.split(' '));
   t.equal(subject.device.target.table(), line);
   t.equal(subject.device.target.status(), version);
-  await subject.device.target.destroy?.();
+  await subject.destroy();
   await subject.create();
 }
 

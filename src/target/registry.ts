@@ -9,6 +9,7 @@ import { snapshot } from './snapshot/target.js';
 import { snapshotMerge } from './snapshot-merge/target.js';
 import { snapshotOrigin } from './snapshot-origin/target.js';
 import { striped } from './striped/target.js';
+import { switchTarget } from './switch/target.js';
 import type { TargetType } from './target.js';
 import { zero } from './zero/target.js';
 
@@ -23,6 +24,7 @@ export const targetTypes: readonly TargetType[] = [
   snapshotMerge,
   snapshotOrigin,
   striped,
+  switchTarget,
   zero,
 ];
 

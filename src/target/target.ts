@@ -82,9 +82,16 @@ export interface TargetHost {
 
 /** A state that a target has come to. */
 export interface TargetEvent {
-  readonly what: 'invalid' | 'overflow' | 'fill' | 'merged' | 'merge failed';
+  readonly what: 'invalid' | 'overflow' | 'fill' | 'merged' | 'merge failed' | 'regions';
   /** With `fill`: the part of the space that is in use has passed this. */
   readonly percent?: number;
+  /**
+   * With `regions`: the target that begins at `sector` has changed its region table by itself, for
+   * the `generation`th time. When the table as it is then is in the state directory (or the device
+   * is not stored), the target gets the message `regions_saved GENERATION`.
+   */
+  readonly sector?: number;
+  readonly generation?: number;
 }
 
 export interface Target {

@@ -138,7 +138,7 @@ export class Merge {
       for (let i = 0; i < run.count; i++) this.#chunks.add(run.oldChunk + i);
     }
     await this.#drainWrites();
-    await Promise.all(runs.map((run) => this.#copy(run)));
+    await allEnded(runs.map((run) => this.#copy(run)));
     await this.#flush(originBacking);
     await merge.forget(count);
     for (const run of runs) table.remove(run.oldChunk, run.count);
@@ -218,6 +218,13 @@ export class Merge {
     backing.submit(this.#context.ios.take(FLUSH, 0, 0, owner));
     const error = await done.promise;
     if (error !== 0) throw new MapperError(error, 'cannot flush the origin');
+  }
+}
+
+/** Throws the first failure, but not before all have ended. */
+async function allEnded(works: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(works)) {
+    if (result.status === 'rejected') throw result.reason;
   }
 }
 

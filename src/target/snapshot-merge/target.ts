@@ -29,11 +29,15 @@ export const snapshotMerge: TargetType = {
     const handle = await SnapshotHandle.create(words, context);
     if (handle.origin.merging) {
       await handle.destroy();
-      throw new MapperError(EINVAL, 'A snapshot is already merging.');
+      throw alreadyMerging();
     }
     return new MergeTarget(handle);
   },
 };
+
+function alreadyMerging(): MapperError {
+  return new MapperError(EINVAL, 'A snapshot is already merging.');
+}
 
 class MergeTarget implements Target, OriginFrontend {
   readonly type = snapshotMerge;
@@ -59,6 +63,8 @@ class MergeTarget implements Target, OriginFrontend {
       io.complete(0);
       return SUBMITTED;
     }
+    // All of a request or nothing: others of its chunks may be elsewhere.
+    if (operation === ZERO && (io.flags & FLAG_FAST) !== 0) return -EOPNOTSUPP;
     const chunk = snapshot.chunkOf(io.offset);
     const newChunk = snapshot.valid ? snapshot.table.find(chunk) : -1;
     const reads = operation === READ || operation === STATUS;
@@ -72,7 +78,6 @@ class MergeTarget implements Target, OriginFrontend {
     io.backing = words.origin;
     io.backingOffset = io.offset;
     if (reads) return REMAPPED;
-    if (operation === ZERO && (io.flags & FLAG_FAST) !== 0) return -EOPNOTSUPP;
     const wait = origin.prepare(io);
     if (wait === null) return REMAPPED;
     wait.waitForOrigin(io);
@@ -109,6 +114,8 @@ class MergeTarget implements Target, OriginFrontend {
 
   async resume(): Promise<void> {
     const { origin } = this.#handle;
+    // Another one may have come since this was loaded.
+    if (origin.merging && !origin.frontends.has(this)) throw alreadyMerging();
     await this.#handle.resume();
     const { snapshot } = this.#handle;
     if (snapshot === null) return;

@@ -325,9 +325,11 @@ export class Snapshot implements OriginWait {
       { device: this.#context.deviceName },
       `Invalidating snapshot: ${reason}`,
     );
+    // Before the store drops what it has, by which writes to the origin come back here.
+    this.#invalidating = this.store.type === 'P';
     this.store.invalidate();
     this.#context.host.event({ what: 'invalid' });
-    if (this.store.type === 'P') void this.#waitUntilInvalid();
+    if (this.#invalidating) void this.#waitUntilInvalid();
   }
 
   /**
@@ -335,7 +337,6 @@ export class Snapshot implements OriginWait {
    * would show in a snapshot that looks valid after a crash. (In the kernel it does.)
    */
   async #waitUntilInvalid(): Promise<void> {
-    this.#invalidating = true;
     await this.store.idle();
     this.#invalidating = false;
     const { ios } = this.#untilInvalid;

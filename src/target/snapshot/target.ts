@@ -64,8 +64,9 @@ class SnapshotTarget implements Target {
     }
     if (operation === TRIM) return this.#discards.map(snapshot, io, chunk, newChunk);
     if (snapshot.overflowed) return -EIO;
+    // All of a request or nothing: others of its chunks may have to be copied first.
+    if (operation === ZERO && (io.flags & FLAG_FAST) !== 0) return -EOPNOTSUPP;
     if (newChunk < 0) {
-      if (operation === ZERO && (io.flags & FLAG_FAST) !== 0) return -EOPNOTSUPP;
       snapshot.write(io);
       return SUBMITTED;
     }
