@@ -276,6 +276,8 @@ t.test('taking a snapshot', async (t) => {
     await refused('EEXIST', /^device "snap" exists already$/, 'vol', 'snap');
     await refused('EINVAL', /^"snap" is a snapshot itself/, 'snap');
     await refused('EINVAL', /is what "vol" has its snapshots over/, 'vol-real');
+    await rig.catalogue.create({ name: 'mix', table: '0 8 snapshot-merge /o /c P 8' });
+    await refused('EBUSY', /^a snapshot is being merged into "mix": take another/, 'mix');
     await rig.catalogue.create({ name: 'ram', table: '0 8 memory' });
     await refused('EINVAL', /^"ram" has its data in its own table \(memory\): put a linear/, 'ram');
     await rig.catalogue.create({ name: 'empty' });

@@ -3,7 +3,7 @@
  * table to a device of its own, the real one, which origin and snapshots then stand on.
  */
 
-import { EEXIST, EINVAL, ENXIO } from '../../base/errno.js';
+import { EBUSY, EEXIST, EINVAL, ENXIO } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
 import type { KnownDevice } from '../entries.js';
 import { backingWord } from '../image.js';
@@ -17,8 +17,11 @@ import { Undo } from './undo.js';
 
 const defaultChunkSectors = 8;
 
-/** Targets whose data are in the table itself: a second one of the same text has none of them. */
-const holdsData = new Set(['memory']);
+/** Targets with more in them than their text says: a second one of the same text lacks it. */
+const holdsMore = new Map([
+  ['memory', 'its data'],
+  ['switch', 'its regions'],
+]);
 
 /** Where the COW goes. Throws MapperError. */
 export function cowPathFor({ directory }: SnapshotContext, params: Params<'snapshot'>): string {
@@ -97,13 +100,17 @@ async function refuse(
   if (name === real) {
     throw new MapperError(EEXIST, `"${name}" is where the table of "${origin.name}" goes`);
   }
+  if (originOf(origin.live)?.merging === true) {
+    const text = `a snapshot is being merged into "${origin.name}"`;
+    throw new MapperError(EBUSY, `${text}: take another when that has ended`);
+  }
   const types = linesOf(origin.live).map(({ type }) => type);
   if (types.includes('snapshot')) {
     throw new MapperError(EINVAL, `"${origin.name}" is a snapshot itself, wanted a volume`);
   }
-  const holder = types.find((type) => holdsData.has(type));
+  const holder = types.find((type) => holdsMore.has(type));
   if (holder !== undefined) {
-    const text = `"${origin.name}" has its data in its own table (${holder})`;
+    const text = `"${origin.name}" has ${holdsMore.get(holder)} in its own table (${holder})`;
     const advice = 'put a linear device on it, and take the snapshot of that one';
     throw new MapperError(EINVAL, `${text}: ${advice}`);
   }
