@@ -126,9 +126,9 @@ export interface Target {
   message?(args: readonly string[]): string | Promise<string>;
 
   /**
-   * Takes a table of regions, whole or a part of it, that the control thread has checked in itself;
-   * throws MapperError, nothing having changed, if it does not fit this target. A whole one is there
-   * for the next Io. Resolves when it is all there.
+   * Takes a table of regions, whole or a part of it, that the control thread has checked in
+   * itself; throws MapperError, nothing having changed, if it does not fit this target. A whole
+   * one is there for the next Io. Resolves when it is all there.
    */
   upload?(table: RegionUpload): void | Promise<void>;
   /** So many regions from `first` on, in the same form. */
@@ -139,7 +139,7 @@ export interface Target {
   /** The arguments that would create it again. */
   table(): string;
 
-  /** The device is to be suspended: what the target holds back must go now, since it is waited for. */
+  /** The device is to be suspended: what the target holds back must go now, it is waited for. */
   suspending?(): void;
   resume?(): void | Promise<void>;
   suspend?(): void | Promise<void>;

@@ -69,10 +69,13 @@ export class BatchCopy {
 
   async #copy(stretches: readonly Stretch[], throttle: Throttle | null): Promise<void> {
     if (this.#batch.abandoned) return;
-    await Promise.all(stretches.map((stretch) => this.#copyOne(stretch, throttle)));
+    const all = stretches.map((stretch) => this.#copyOne(stretch, throttle));
+    // Nothing may be under way any more when an error is told of.
+    const error = (await Promise.all(all)).find((ended) => ended !== null) ?? null;
+    if (error !== null) throw error;
   }
 
-  async #copyOne(stretch: Stretch, throttle: Throttle | null): Promise<void> {
+  #copyOne(stretch: Stretch, throttle: Throttle | null): Promise<MapperError | null> {
     const { copies, engine } = this.#context;
     const { jobs } = this.#batch;
     const [from, to] = [this.#from, this.#to];
@@ -93,8 +96,7 @@ export class BatchCopy {
     job.owner = owner;
     jobs.add(job);
     copies.start(job);
-    const error = await over.promise;
-    if (error !== null) throw error;
+    return over.promise;
   }
 
   async #flush(): Promise<void> {

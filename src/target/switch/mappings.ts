@@ -3,7 +3,7 @@
  *
  *   I:P    region I is on path P; I is the cursor from now on
  *   :P     the cursor goes on by one, and that region is on path P
- *   RN,M   M times: the cursor goes on by one, and that region is on the path of the one N before it
+ *   RN,M   M times: the cursor goes on by one, and that region is on the path of the one N before
  *
  * The cursor is 0 when a message begins, so that a leading `:P` is for region 1. Words take effect
  * one after the other: what stands before a wrong one has been done. All of this is the kernel's.

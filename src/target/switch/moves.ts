@@ -12,61 +12,28 @@
 
 import { Deferred } from '../../base/deferred.js';
 import { EBUSY, EINVAL, EOPNOTSUPP, EROFS } from '../../base/errno.js';
-import { MapperError, messageOf } from '../../base/errors.js';
-import {
-  moveBatchBytes,
-  moveBatches,
-  moveUnsavedBatches,
-  regionsPerTurn,
-} from '../../base/limits.js';
-import { Throttle } from '../../copy/throttle.js';
+import { MapperError } from '../../base/errors.js';
+import { moveUnsavedBatches, regionsPerTurn } from '../../base/limits.js';
 import { FLAG_FAST, type Io, READ, STATUS, ZERO } from '../../device/io.js';
 import { IoQueue } from '../snapshot/io-queue.js';
 import { REMAPPED, SUBMITTED, type TargetContext } from '../target.js';
 import type { SwitchPath } from './arguments.js';
-import { BatchCopy } from './batch-copy.js';
+import { Move, type MoveHost, type MoveSubject } from './move.js';
 import { CLOSED, COPYING, MIRRORED, MoveBatch } from './move-batch.js';
 import { type MoveWords, parseMove } from './move-words.js';
 import { MovingWrites, type WriteWatcher } from './moving-writes.js';
-import type { RegionTable } from './region-table.js';
 import { nextTurn } from './steps.js';
 
-/** The target, as its moves see it. */
-export interface MoveSubject {
-  readonly context: TargetContext;
-  readonly paths: readonly SwitchPath[];
-  readonly regionSectors: number;
-  readonly regions: number;
-  readonly regionTable: RegionTable;
-  /** Sends an Io where it belongs now. */
-  route(io: Io): void;
-}
-
-type MoveState = 'running' | 'done' | 'cancelled' | 'failed';
-
-/** One that was asked for. */
-interface Move extends MoveWords {
-  readonly throttle: Throttle | null;
-  state: MoveState;
-  /** Regions that were on the old path when it began. */
-  readonly total: number;
-  moved: number;
-  bytes: number;
-  error: string;
-  stopping: boolean;
-  running: Promise<void>;
-}
-
-export class RegionMoves implements WriteWatcher {
+export class RegionMoves implements WriteWatcher, MoveHost {
   /** Writes have to come by here. */
   active = false;
   /** How often the table has changed in a way that has to be stored before something goes on. */
   generation = 0;
   saved = 0;
+  readonly writes: MovingWrites;
   readonly #subject: MoveSubject;
   readonly #context: TargetContext;
   readonly #beginBytes: number;
-  readonly #writes: MovingWrites;
   /** Regions that are being copied, or on both sides. */
   readonly #moving = new Map<number, MoveBatch>();
   readonly #copying = new Set<MoveBatch>();
@@ -83,11 +50,11 @@ export class RegionMoves implements WriteWatcher {
     this.#subject = subject;
     this.#context = subject.context;
     this.#beginBytes = subject.context.beginSectors * 512;
-    this.#writes = new MovingWrites(this.#context.engine, this.#context.ios, this);
+    this.writes = new MovingWrites(this.#context.engine, this.#context.ios, this);
   }
 
   get running(): boolean {
-    return this.#move?.state === 'running';
+    return this.#move?.running === true;
   }
 
   /** Whether writes to the region have to be seen by themselves. */
@@ -101,7 +68,7 @@ export class RegionMoves implements WriteWatcher {
     if (operation === READ || operation === STATUS) return REMAPPED;
     const batch = this.#moving.get(region);
     if (batch === undefined || batch.state === COPYING) {
-      this.#writes.submit(io, null, 0);
+      this.writes.submit(io, null, 0);
       return SUBMITTED;
     }
     if (batch.state === CLOSED) {
@@ -116,13 +83,13 @@ export class RegionMoves implements WriteWatcher {
     if (io.operation === ZERO && (io.flags & FLAG_FAST) !== 0) return -EOPNOTSUPP;
     if (path !== from && path !== to) {
       // Somebody has said that it is elsewhere.
-      this.#writes.submit(io, null, 0);
-    } else if (this.#writes.overlaps(io.offset, io.offset + io.length)) {
+      this.writes.submit(io, null, 0);
+    } else if (this.writes.overlaps(io.offset, io.offset + io.length)) {
       this.#overlapping.push(io);
     } else {
       const other = this.#subject.paths[path === to ? from : to] as SwitchPath;
       const offset = other.startSectors * 512 + (io.offset - this.#beginBytes);
-      this.#writes.submit(io, other.backing, offset);
+      this.writes.submit(io, other.backing, offset);
     }
     return SUBMITTED;
   }
@@ -156,20 +123,9 @@ export class RegionMoves implements WriteWatcher {
     await host.hold();
     this.active = true;
     host.letGo();
-    const throttle = words.percent < 100 ? new Throttle(words.percent) : null;
-    const move: Move = {
-      ...words,
-      throttle,
-      state: 'running',
-      total,
-      moved: 0,
-      bytes: 0,
-      error: '',
-      stopping: false,
-      running: Promise.resolve(),
-    };
+    const move = new Move(words, total, this.#subject, this);
     this.#move = move;
-    move.running = this.#run(move);
+    void move.run().then(() => this.#settle());
     return `${total}`;
   }
 
@@ -200,65 +156,30 @@ export class RegionMoves implements WriteWatcher {
     return total;
   }
 
-  async #run(move: Move): Promise<void> {
-    // What an earlier move has left on both sides may be among the regions of this one.
-    while (this.#unsaved.size > 0 && !move.stopping) await this.#change();
-    await Promise.all(Array.from({ length: moveBatches }, () => this.#work(move)));
-    if (move.error !== '') move.state = 'failed';
-    else move.state = move.stopping ? 'cancelled' : 'done';
-    this.#settle();
-    const { deviceName: device, log } = this.#context;
-    const { from, to, moved, total } = move;
-    const text = `move of regions is ${move.state}`;
-    if (move.state === 'failed')
-      log.error({ device, from, to, moved, total }, `${text}: ${move.error}`);
-    else log.info({ device, from, to, moved, total }, text);
-  }
-
-  /** Batch after batch; several of these run side by side. */
-  async #work(move: Move): Promise<void> {
-    while (!move.stopping) {
-      if (this.#pauses > 0 || this.#unsaved.size >= moveUnsavedBatches) {
-        await this.#change();
-        continue;
-      }
-      const batch = this.#nextBatch(move);
-      if (batch !== null) {
-        await this.#carryOut(move, batch);
-      } else if (move.ranges.length === 0) {
-        return;
-      } else {
-        await nextTurn(this.#context.engine);
-      }
+  /** Resolves when a batch may begin, or `isOver` says that none is wanted. */
+  async mayBegin(isOver: () => boolean): Promise<void> {
+    while (!isOver() && (this.#pauses > 0 || this.#unsaved.size >= moveUnsavedBatches)) {
+      await this.#change();
     }
   }
 
-  /** The next regions on the old path that lie side by side. Null: none so far. */
-  #nextBatch(move: Move): MoveBatch | null {
-    const { regionTable, regionSectors } = this.#subject;
-    const { from, to, ranges } = move;
-    const range = ranges[0];
-    if (range === undefined) return null;
-    const free = (region: number): boolean =>
-      regionTable.get(region) === from && !this.#moving.has(region);
-    const end = Math.min(range.last + 1, range.first + regionsPerTurn);
-    let firstRegion = range.first;
-    while (firstRegion < end && !free(firstRegion)) firstRegion++;
-    const regionBytes = regionSectors * 512;
-    const most = Math.max(1, Math.floor(moveBatchBytes / regionBytes));
-    const last = Math.min(range.last, firstRegion + most - 1);
-    let next = firstRegion;
-    while (next <= last && free(next)) next++;
-    range.first = next;
-    if (range.first > range.last) ranges.shift();
-    const count = next - firstRegion;
-    if (count === 0) return null;
-    const offset = firstRegion * regionBytes;
-    const length = Math.min(count * regionBytes, this.#context.lengthSectors * 512 - offset);
-    const batch = new MoveBatch({ firstRegion, count }, { from, to }, { offset, length });
+  /** Resolves when no region is on both sides, or `isOver` says that nobody waits. */
+  async allStored(isOver: () => boolean): Promise<void> {
+    while (!isOver() && this.#unsaved.size > 0) await this.#change();
+  }
+
+  begin(batch: MoveBatch): void {
     this.#add(batch);
     this.#copying.add(batch);
-    return batch;
+  }
+
+  /** Its copy has ended: it stays where it is if it was abandoned, or is on both sides from now on. */
+  end(batch: MoveBatch): void {
+    this.#copying.delete(batch);
+    if (batch.abandoned) this.#remove(batch);
+    else this.#flip(batch);
+    batch.ended?.resolve();
+    this.#routeAll(batch.waiting);
   }
 
   #add(batch: MoveBatch): void {
@@ -270,31 +191,6 @@ export class RegionMoves implements WriteWatcher {
       const region = batch.firstRegion + i;
       if (this.#moving.get(region) === batch) this.#moving.delete(region);
     }
-  }
-
-  async #carryOut(move: Move, batch: MoveBatch): Promise<void> {
-    const { firstRegion, count } = batch;
-    try {
-      await new BatchCopy(batch, this.#subject.paths, move.throttle, this.#context).run(
-        this.#writes,
-      );
-    } catch (error) {
-      batch.abandoned = true;
-      if (move.error === '') move.error = messageOf(error);
-      move.stopping = true;
-      this.#wake();
-    }
-    this.#copying.delete(batch);
-    if (batch.abandoned) {
-      this.#remove(batch);
-      move.ranges.push({ first: firstRegion, last: firstRegion + count - 1 });
-    } else {
-      this.#flip(batch);
-      move.moved += count;
-      move.bytes += batch.length;
-    }
-    batch.ended?.resolve();
-    this.#routeAll(batch.waiting);
   }
 
   /** The new side has everything, and is durable. */
@@ -326,7 +222,7 @@ export class RegionMoves implements WriteWatcher {
       this.#remove(batch);
     }
     this.#settle();
-    this.#wake();
+    this.wake();
   }
 
   /** Nothing is to be watched any more, perhaps. */
@@ -337,11 +233,11 @@ export class RegionMoves implements WriteWatcher {
   /** Ends a move; what has been moved stays moved. */
   async cancel(): Promise<void> {
     const move = this.#move;
-    if (move === null || !this.running) return;
-    move.stopping = true;
-    this.#wake();
+    if (move === null || !move.running) return;
+    move.stop();
+    this.wake();
     await this.abandonAll();
-    await move.running;
+    await move.over;
   }
 
   /** No batch begins until each of those who paused has gone on. */
@@ -351,7 +247,7 @@ export class RegionMoves implements WriteWatcher {
 
   goOn(): void {
     this.#pauses--;
-    this.#wake();
+    this.wake();
   }
 
   /** Resolves when none is being copied any more. */
@@ -443,14 +339,12 @@ export class RegionMoves implements WriteWatcher {
   /** `<state> <from> <to> <moved> <total> <bytes> <generation> <saved>`, and why it failed. */
   status(): string {
     const { generation, saved } = this;
-    const move = this.#move;
-    if (move === null) return `idle - - 0 0 0 ${generation} ${saved}`;
-    const { bytes, error, from, moved, state, to, total } = move;
-    const words = `${state} ${from} ${to} ${moved} ${total} ${bytes} ${generation} ${saved}`;
-    return error === '' ? words : `${words} ${error}`;
+    const { error, words } = this.#move ?? { error: '', words: 'idle - - 0 0 0' };
+    return `${words} ${generation} ${saved}${error === '' ? '' : ` ${error}`}`;
   }
 
-  #wake(): void {
+  /** Those who wait look again. */
+  wake(): void {
     this.#woken?.resolve();
     this.#woken = null;
   }

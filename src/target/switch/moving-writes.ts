@@ -1,8 +1,8 @@
 /**
- * Writes (TRIM and ZERO too) that are under way while regions move. Each goes to one place or, if its
- * region is on both sides for the time being, to two, and ends when it has ended there. Whoever moves
- * a region has to know of them: what a write may have changed must be copied again, and the last
- * copy must have no write beside it.
+ * Writes (TRIM and ZERO too) that are under way while regions move. Each goes to one place or, if
+ * its region is on both sides for the time being, to two, and ends when it has ended there. Whoever
+ * moves a region has to know of them: what a write may have changed must be copied again, and the
+ * last copy must have no write beside it.
  *
  * They are a doubly linked list, which is as long as clients' queues are deep.
  */

@@ -3,8 +3,9 @@
  * in memory. Slots of 64 bits hold `floor(64 / bits)` entries, the first in the lowest bits; an
  * entry never crosses slots, but it may cross the two halves in which a slot is kept here.
  *
- *   3 bits:  slot |63 - unused|62..60 entry 20| ... |32..30 entry 10| ... |5..3 entry 1|2..0 entry 0|
- *   halves        |          high, 63..32             |          low, 31..0                        |
+ *   3 bits:  63 | 62..60    ...  32..30    ...  5..3    2..0
+ *               | entry 20  ...  entry 10  ...  entry 1 entry 0
+ *               |      high half     |      low half
  *
  * There are two levels. A leaf is 512 slots in shared memory, and is allocated when an entry in it
  * first differs from the default, which is round robin: region i is on path i modulo paths. Leaves
@@ -184,7 +185,7 @@ export class RegionTable {
     return table;
   }
 
-  /** Takes the paths of regions `from` to `to` (exclusive) over from another table: see `resized`. */
+  /** Takes the paths of regions `from` to `to` (exclusive) over from another table; see above. */
   keep(old: RegionTable, from: number, to: number): void {
     const { paths } = this;
     for (let region = from; region < to; ) {

@@ -16,8 +16,9 @@ import {
 } from '../target.js';
 import { parseSwitch, type SwitchPath, type SwitchWords, switchText } from './arguments.js';
 import { type MappedRegions, Mappings } from './mappings.js';
+import type { MoveSubject } from './move.js';
 import { refuseWords } from './move-words.js';
-import { type MoveSubject, RegionMoves } from './moves.js';
+import { RegionMoves } from './moves.js';
 import { type Placed, Predecessors } from './predecessors.js';
 import { RegionTable } from './region-table.js';
 import { nextTurn } from './steps.js';

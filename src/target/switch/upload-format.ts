@@ -193,6 +193,14 @@ export function packEntries(paths: ArrayLike<number>, bits: number): SharedArray
   return slots;
 }
 
+/** The table without so many entries at its beginning: a segment that is packed anew. */
+export function withoutFirst(table: RegionUpload, skipped: number): RegionUpload {
+  if (skipped === 0) return table;
+  const count = table.count - skipped;
+  const slots = packEntries(unpackEntries(table).subarray(skipped), table.bits);
+  return { ...table, whole: false, first: table.first + skipped, count, slots };
+}
+
 /** The path numbers in a table's slots. */
 export function unpackEntries(table: Pick<RegionUpload, 'slots' | 'bits' | 'count'>): Uint16Array {
   const paths = new Uint16Array(table.count);
