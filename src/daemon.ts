@@ -21,6 +21,7 @@ import { describeImage } from './control/image.js';
 import { createLog, standardError } from './control/log.js';
 import type { Version } from './control/messages.js';
 import { PidFile } from './control/pidfile.js';
+import { Regions } from './control/regions.js';
 import { Rpc } from './control/rpc.js';
 import { ControlServer } from './control/server.js';
 import { Snapshots } from './control/snapshots.js';
@@ -85,6 +86,7 @@ class Daemon {
   #queue: Queue | null = null;
   #catalogue: Catalogue | null = null;
   #snapshots: Snapshots | null = null;
+  #regions: Regions | null = null;
   #server: ControlServer | null = null;
   #socket: OwnedPath | null = null;
   #pidfile: PidFile | null = null;
@@ -112,10 +114,11 @@ class Daemon {
     const directory = state === null ? null : resolve(state.path);
     const snapshots = new Snapshots(queue, catalogue, directory, this.#log);
     this.#snapshots = snapshots;
+    this.#regions = new Regions(queue, catalogue, this.#log);
     await this.#restore(catalogue, state, commandLine);
     snapshots.started();
     await queue.call('defaultExport', { name: this.#defaultExport(catalogue, commandLine) });
-    const control = await this.#openControl(queue, catalogue, snapshots);
+    const control = await this.#openControl(queue, catalogue, snapshots, this.#regions);
     const addresses = await this.#listen(queue);
     if (options.pidfile !== null) this.#pidfile = new PidFile(options.pidfile);
     const serving = addresses.map((address) => nbdUri(address, ''));
@@ -222,6 +225,7 @@ class Daemon {
     queue: Queue,
     catalogue: Catalogue,
     snapshots: Snapshots,
+    regions: Regions,
   ): Promise<string | null> {
     const { control, embedded } = this.#options;
     if (control === 'none') return null;
@@ -234,7 +238,8 @@ class Daemon {
       node: process.versions.node,
       pid: process.pid,
     };
-    const rpc = new Rpc(controlMethods({ queue, catalogue, snapshots, version }), this.#log);
+    const methods = controlMethods({ queue, catalogue, snapshots, regions, version });
+    const rpc = new Rpc(methods, this.#log);
     const listen = async (path: string): Promise<string> => {
       const server = new ControlServer(rpc, this.#log);
       const full = await server.listen(path);
@@ -295,6 +300,9 @@ class Daemon {
     if (event.event === 'log') this.#log[event.level](event.fields, event.text);
     else if (event.event === 'target') this.#targetEvent(event);
     else this.#log.debug({ ...event, event: undefined }, event.event);
+    this.#regions?.event(event);
+    // Each of the regions that a target moves is nothing to tell: it is asked how far it is.
+    if (event.event === 'target' && event.what === 'regions') return;
     this.#server?.publish(event);
     this.#snapshots?.event(event);
   }
@@ -305,6 +313,8 @@ class Daemon {
     if (what === 'fill') {
       const level = percent >= fillWarningPercent ? 'warn' : 'debug';
       this.#log[level]({ ...device, percent }, 'the COW of a snapshot fills up');
+    } else if (what === 'regions') {
+      this.#log.debug(device, 'regions are moved');
     } else if (what === 'merged') {
       // Its end is told when the origin has its table back.
       this.#log.debug(device, 'snapshot is merged');

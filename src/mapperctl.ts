@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** The control command: one request to a running daemon, its answer on standard output. */
 
-import { text } from 'node:stream/consumers';
+import { buffer, text } from 'node:stream/consumers';
 import { EINVAL } from './base/errno.js';
 import { MapperError, messageOf } from './base/errors.js';
 import { packageVersion } from './base/version.js';
@@ -45,20 +45,27 @@ function helpFor(name: string | undefined): string {
 async function run(command: Command, { words, options }: ParsedCommand): Promise<void> {
   const path = options.text('control');
   const paths = path === undefined ? [defaultControlPath(), embeddedControlPath] : [path];
-  const client = await ControlClient.connect(paths);
+  const client = command.offline?.(words) === true ? null : await ControlClient.connect(paths);
   const json = options.flag('json');
   try {
     await command.run({
       words,
       options,
-      client,
+      get client() {
+        if (client === null) throw new Error('this command has no daemon');
+        return client;
+      },
       print: (result, lines) => {
         process.stdout.write(json ? `${JSON.stringify(result)}\n` : lines);
       },
       readInput: () => text(process.stdin),
+      readInputBytes: () => buffer(process.stdin),
+      writeOutput: (bytes) => {
+        process.stdout.write(bytes);
+      },
     });
   } finally {
-    await client.close();
+    await client?.close();
   }
 }
 

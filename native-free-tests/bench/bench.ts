@@ -49,7 +49,7 @@ function note(text: string): void {
   process.stderr.write(`${text}\n`);
 }
 
-function runCase(one: Case, conditions: Conditions): Promise<CaseResult> {
+async function runCase(one: Case, conditions: Conditions): Promise<CaseResult> {
   switch (one.kind) {
     case 'comparison':
       return compare(one, conditions);
@@ -59,6 +59,10 @@ function runCase(one: Case, conditions: Conditions): Promise<CaseResult> {
       return watchIdle(one, conditions);
     case 'copy':
       return compareCopies(one, conditions);
+    case 'figures': {
+      const { kind, name, title } = one;
+      return { kind, name, title, rows: await one.measure(conditions) };
+    }
   }
 }
 

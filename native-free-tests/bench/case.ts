@@ -1,5 +1,6 @@
 /** What a case is: what is measured, on which servers, and what is wanted of it. */
 
+import type { Conditions } from './compare.js';
 import type { CopyWay } from './copy-ways.js';
 import type { Load } from './fio.js';
 import type { Place } from './places.js';
@@ -70,7 +71,22 @@ export interface CopyCase extends Named {
   readonly others: readonly { readonly way: CopyWay; readonly timeMost: number }[];
 }
 
-export type Case = Comparison | MemoryCase | IdleCase | CopyCase;
+/** A figure of its own, and what is wanted of it. */
+export interface FigureRow {
+  readonly what: string;
+  /** With its unit. */
+  readonly found: string;
+  /** Empty, and then `met` is null: nothing is wanted of it. */
+  readonly wanted: string;
+  readonly met: boolean | null;
+}
+
+export interface FiguresCase extends Named {
+  readonly kind: 'figures';
+  measure(conditions: Conditions): Promise<readonly FigureRow[]>;
+}
+
+export type Case = Comparison | MemoryCase | IdleCase | CopyCase | FiguresCase;
 
 export const atLeast = (figure: Figure, ratio: number): Wanted => {
   return { figure, bound: 'at least', ratio };

@@ -18,6 +18,7 @@ import {
 import { copyWithCp, copyWithMapperctl, copyWithNbdcopy } from './copy-ways.js';
 import { mapperd, nbdkit, qemuNbd } from './servers.js';
 import { snapshotCases } from './snapshot-cases.js';
+import { switchCases } from './switch-cases.js';
 
 export function allCases(engine: EngineChoice): Case[] {
   const ours = mapperd({ engine });
@@ -146,6 +147,7 @@ export function allCases(engine: EngineChoice): Case[] {
       megabytesMost: 150,
     },
     ...snapshotCases(engine),
+    ...switchCases(engine),
     copyCase(engine),
   ];
 }

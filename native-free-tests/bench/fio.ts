@@ -15,6 +15,8 @@ export interface Load {
   readonly jobs: number;
   /** No block is touched twice: the run also ends when all have been. With one job only. */
   readonly once?: boolean;
+  /** Only so much of the export is touched, from its start on; without it all. */
+  readonly areaBytes?: number;
 }
 
 /** How long: so many seconds, or so many I/Os in all. */
@@ -61,6 +63,7 @@ export function fioArguments(load: Load, length: Length, uri: string): string[] 
     `--iodepth=${load.depth}`,
     `--numjobs=${load.jobs}`,
     ...('seconds' in length ? [`--runtime=${length.seconds}`] : [`--io_size=${bytesPerJob}`]),
+    ...(load.areaBytes === undefined ? [] : [`--size=${load.areaBytes}`]),
     // fio's map of the blocks it has been to is what keeps it from touching one twice.
     ...(load.once === true ? [] : ['--norandommap']),
     ...(load.once !== true && 'seconds' in length ? ['--time_based'] : []),

@@ -9,6 +9,7 @@ import type { CaseResult, ComparisonResult, Report } from './results.js';
 import {
   comparisonTable,
   copyTable,
+  figuresTable,
   footprintTable,
   idleTable,
   isMet,
@@ -36,6 +37,8 @@ function marksOf(result: CaseResult): boolean[] {
       return [result.max <= result.megabytesMost, result.flatness === 'flat'];
     case 'idle':
       return [result.during <= result.megabytesMost];
+    case 'figures':
+      return result.rows.flatMap(({ met }) => met ?? []);
     case 'copy':
       return result.others.map(({ ratio, timeMost }) => ratio <= timeMost);
   }
@@ -73,6 +76,7 @@ function compose(
     copyTable(results.filter((result) => result.kind === 'copy')),
     memoryTable(results.filter((result) => result.kind === 'memory')),
     idleTable(results.filter((result) => result.kind === 'idle')),
+    figuresTable(results.filter((result) => result.kind === 'figures')),
   ];
   const parts = [
     headLines(report, comparisons).map(formatLine).join('\n'),

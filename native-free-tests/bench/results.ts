@@ -1,6 +1,6 @@
 /** What a whole run of the benchmark found; with --json it is written as it is here. */
 
-import type { Figure, Wanted } from './case.js';
+import type { Figure, FigureRow, Wanted } from './case.js';
 import type { Machine } from './machine.js';
 import type { Flatness } from './statistics.js';
 
@@ -106,7 +106,14 @@ export interface CopyResult {
   readonly others: readonly OtherCopyResult[];
 }
 
-export type CaseResult = ComparisonResult | MemoryResult | IdleResult | CopyResult;
+export interface FiguresResult {
+  readonly kind: 'figures';
+  readonly name: string;
+  readonly title: string;
+  readonly rows: readonly FigureRow[];
+}
+
+export type CaseResult = ComparisonResult | MemoryResult | IdleResult | CopyResult | FiguresResult;
 
 /** A case without figures, and the reason. */
 export interface Missing {

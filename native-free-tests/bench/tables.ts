@@ -6,6 +6,7 @@ import type {
   ComparisonResult,
   CopyResult,
   CopyWayResult,
+  FiguresResult,
   IdleResult,
   MemoryResult,
   OtherCopyResult,
@@ -173,6 +174,22 @@ export function idleTable(results: readonly IdleResult[]): Table {
       limitCell(result.during, result.megabytesMost),
     ]),
     words: 1,
+  };
+}
+
+export function figuresTable(results: readonly FiguresResult[]): Table {
+  const mark = (met: boolean | null): string => (met === null ? '' : met ? ' pass' : ' FAIL');
+  return {
+    header: ['case', 'what', 'found', 'wanted'],
+    rows: results.flatMap(({ name, rows }) =>
+      rows.map(({ what, found, wanted, met }, at) => [
+        at === 0 ? name : '',
+        what,
+        found,
+        `${wanted}${mark(met)}`,
+      ]),
+    ),
+    words: 2,
   };
 }
 

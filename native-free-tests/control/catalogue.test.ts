@@ -31,6 +31,23 @@ class FussyStore implements Store {
     await this.state.remove(name);
   }
 
+  hasRegions(name: string): boolean {
+    return this.state.hasRegions(name);
+  }
+
+  readRegions(name: string): Promise<Uint8Array> {
+    return this.state.readRegions(name);
+  }
+
+  async writeRegions(name: string, contents: readonly Uint8Array[]): Promise<void> {
+    this.#check('write', name);
+    await this.state.writeRegions(name, contents);
+  }
+
+  removeRegions(name: string): Promise<void> {
+    return this.state.removeRegions(name);
+  }
+
   async rename(...args: Parameters<Store['rename']>): Promise<void> {
     this.#check('rename', args[0].name);
     await this.state.rename(...args);

@@ -7,20 +7,21 @@
 import { basename } from 'node:path';
 import type { StateFiles } from '../../src/control/state-files.js';
 
-type Change = (names: Map<string, string>) => void;
+type Contents = string | Uint8Array;
+type Change = (names: Map<string, Contents>) => void;
 
 export class CrashFiles implements StateFiles {
   /** Operations that succeed before the power fails; those after it fail too. */
   operationsLeft = Number.POSITIVE_INFINITY;
-  #durable: Map<string, string>;
+  #durable: Map<string, Contents>;
   #unsynced: Change[] = [];
 
-  constructor(durable: ReadonlyMap<string, string> = new Map()) {
+  constructor(durable: ReadonlyMap<string, Contents> = new Map()) {
     this.#durable = new Map(durable);
   }
 
   /** What is there after a power cut that keeps that many of the unsynced changes. */
-  afterCrash(kept: number): Map<string, string> {
+  afterCrash(kept: number): Map<string, Contents> {
     return this.#view(this.#unsynced.slice(0, kept));
   }
 
@@ -41,13 +42,14 @@ export class CrashFiles implements StateFiles {
     this.#operate();
     const text = this.#view(this.#unsynced).get(basename(path));
     if (text === undefined) throw systemError('ENOENT');
-    return Buffer.from(text);
+    return typeof text === 'string' ? Buffer.from(text) : text;
   }
 
-  async create(path: string, text: string): Promise<void> {
+  async create(path: string, contents: string | readonly Uint8Array[]): Promise<void> {
     this.#operate();
     if (this.#view(this.#unsynced).has(basename(path))) throw systemError('EEXIST');
-    this.#unsynced.push((names) => names.set(basename(path), text));
+    const whole = typeof contents === 'string' ? contents : Buffer.concat(contents);
+    this.#unsynced.push((names) => names.set(basename(path), whole));
   }
 
   async rename(from: string, to: string): Promise<void> {
@@ -77,7 +79,7 @@ export class CrashFiles implements StateFiles {
     this.operationsLeft--;
   }
 
-  #view(changes: readonly Change[]): Map<string, string> {
+  #view(changes: readonly Change[]): Map<string, Contents> {
     const names = new Map(this.#durable);
     for (const change of changes) change(names);
     return names;

@@ -3,8 +3,9 @@
  * checks (names taken, tables' grammar, devices in use), so that the control plane sees refusals.
  */
 
-import { EBUSY, EEXIST, ENODEV, ENXIO } from '../../src/base/errno.js';
+import { EBUSY, EEXIST, EINVAL, ENODEV, ENXIO } from '../../src/base/errno.js';
 import { MapperError } from '../../src/base/errors.js';
+import { switchLines } from '../../src/control/region-files.js';
 import { renameInTable, tableDependencies } from '../../src/control/table-text.js';
 import { Counters } from '../../src/device/counters.js';
 import { READ } from '../../src/device/io.js';
@@ -14,9 +15,11 @@ import type {
   DeviceInfo,
   QueueCommand,
   QueueCommands,
+  RegionsAt,
   TableLine,
 } from '../../src/queue/commands.js';
 import type { QueueCalls } from '../../src/queue/queue.js';
+import { RegionTable } from '../../src/target/switch/region-table.js';
 
 interface FakeDevice {
   name: string;
@@ -25,6 +28,13 @@ interface FakeDevice {
   suspended: boolean;
   readOnly: boolean;
   counters: Counters;
+  /** Of switch targets in the live table, by sector. */
+  routes: Map<number, FakeRoutes>;
+}
+
+interface FakeRoutes {
+  regions: RegionTable;
+  readonly regionSectors: number;
 }
 
 type Handlers = {
@@ -41,6 +51,8 @@ export class FakeQueue implements QueueCalls {
   readonly clients = new Map<string, number>();
   /** Copies that were asked for. */
   readonly copies: CopyRequest[] = [];
+  /** What targets were told of their changes: device, sector, generation. */
+  readonly saved: [string, number, number][] = [];
   /** Asked before a command is carried out: may throw, or wait. */
   before: (command: QueueCommand, name: string) => Promise<void> | void = () => {};
 
@@ -59,6 +71,38 @@ export class FakeQueue implements QueueCalls {
   /** Name and live table of each device. */
   get tables(): Record<string, string | null> {
     return Object.fromEntries([...this.devices.values()].map(({ name, live }) => [name, live]));
+  }
+
+  /** The path of each region of the first switch target. */
+  routes(name: string): number[] {
+    const [routes] = this.#get(name).routes.values();
+    const count = routes?.regions.regions ?? 0;
+    return Array.from({ length: count }, (_, region) => routes?.regions.get(region) ?? -1);
+  }
+
+  #routesAt(name: string, sector: number): [number, FakeRoutes] {
+    const { live, routes } = this.#get(name);
+    const line = switchLines(live).find((one) => one.sector <= sector && sector < one.endSector);
+    const found = line === undefined ? undefined : routes.get(line.sector);
+    if (line === undefined || found === undefined) throw new MapperError(EINVAL, 'no regions');
+    return [line.sector, found];
+  }
+
+  #regionsAt(sector: number, routes: FakeRoutes, first: number, count: number): RegionsAt {
+    const { regions, regionSectors } = routes;
+    return { sector, table: { ...regions.download(first, count), regionSectors } };
+  }
+
+  /** Switch targets take over from those before them. */
+  #makeRoutes(device: FakeDevice): void {
+    const before = device.routes;
+    device.routes = new Map();
+    for (const { sector, regions, paths, regionSectors } of switchLines(device.live)) {
+      const old = before.get(sector);
+      const taken = old?.regionSectors === regionSectors ? old.regions : undefined;
+      const made = taken?.resized(regions, paths) ?? new RegionTable(regions, paths);
+      device.routes.set(sector, { regions: made, regionSectors });
+    }
   }
 
   #get(name: string): FakeDevice {
@@ -100,19 +144,26 @@ export class FakeQueue implements QueueCalls {
   }
 
   readonly #handlers: Handlers = {
-    create: ({ name, table, readOnly }) => {
+    create: ({ name, table, readOnly, regions = [] }) => {
       if (this.devices.has(name)) throw new MapperError(EEXIST, `device "${name}" exists already`);
       if (table !== undefined) this.#check(table);
       const counters = new Counters();
       counters.ended(READ, 4096, false, 100);
-      this.devices.set(name, {
+      const device: FakeDevice = {
         name,
         live: table ?? null,
         inactive: null,
         suspended: table === undefined,
         readOnly: readOnly ?? false,
         counters,
-      });
+        routes: new Map(),
+      };
+      this.#makeRoutes(device);
+      for (const { sector, table } of regions) {
+        const routes = device.routes.get(sector);
+        if (routes !== undefined) routes.regions = RegionTable.fromUpload(table);
+      }
+      this.devices.set(name, device);
       return { counters: counters.buffer };
     },
     load: ({ name, table }) => {
@@ -134,6 +185,7 @@ export class FakeQueue implements QueueCalls {
       device.live = device.inactive ?? device.live;
       device.inactive = null;
       device.suspended = false;
+      this.#makeRoutes(device);
       return null;
     },
     remove: ({ name, force }) => {
@@ -173,7 +225,34 @@ export class FakeQueue implements QueueCalls {
     info: ({ name }) => this.#info(this.#get(name)),
     message: ({ name, sector, words }) => {
       this.#get(name);
+      if (words[0] === 'set_region_mappings') {
+        const { regions } = this.#routesAt(name, sector)[1];
+        for (const word of words.slice(1)) {
+          const [region, path] = word.split(':').map((text) => Number.parseInt(text, 16));
+          if (region === undefined || path === undefined) throw new MapperError(EINVAL, word);
+          regions.set(region, path);
+        }
+        return '';
+      }
       return `${sector}: ${words.join('|')}`;
+    },
+    upload: ({ name, sector, table }) => {
+      const routes = this.#routesAt(name, sector)[1];
+      if (table.whole) routes.regions = RegionTable.fromUpload(table);
+      else routes.regions.apply(table);
+      return null;
+    },
+    download: ({ name, sector, first = 0, count }) => {
+      const [at, routes] = this.#routesAt(name, sector);
+      return this.#regionsAt(at, routes, first, count ?? routes.regions.regions - first);
+    },
+    regions: ({ name }) =>
+      [...this.#get(name).routes].map(([sector, routes]) =>
+        this.#regionsAt(sector, routes, 0, routes.regions.regions),
+      ),
+    regionsSaved: ({ name, sector, generation }) => {
+      this.saved.push([name, sector, generation]);
+      return null;
     },
     ls: () => [...this.devices.values()].map((device) => this.#info(device)),
     targets: () => [{ name: 'zero', version: [1, 2, 0] }],

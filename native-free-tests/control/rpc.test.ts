@@ -7,6 +7,7 @@ import {
 import { Catalogue } from '../../src/control/catalogue.js';
 import { controlMethods } from '../../src/control/commands.js';
 import type { Topic, Version } from '../../src/control/messages.js';
+import { Regions } from '../../src/control/regions.js';
 import { Rpc } from '../../src/control/rpc.js';
 import { Snapshots } from '../../src/control/snapshots.js';
 import { FakeQueue } from './fake-queue.js';
@@ -27,8 +28,15 @@ function setUp() {
   const log = new QuietLog();
   const catalogue = new Catalogue(queue, null, log);
   const snapshots = new Snapshots(queue, catalogue, null, log);
-  const rpc = new Rpc(controlMethods({ queue, catalogue, snapshots, version }), log);
-  const client = { topics: new Set<Topic>() };
+  const regions = new Regions(queue, catalogue, log);
+  const rpc = new Rpc(controlMethods({ queue, catalogue, snapshots, regions, version }), log);
+  const client = {
+    topics: new Set<Topic>(),
+    receive: async (): Promise<never> => {
+      throw new Error('no frames here');
+    },
+    attach: () => {},
+  };
   const text = (message: string): Promise<string | null> => rpc.answer(message, client);
   const ask = async (message: unknown): Promise<unknown> => {
     const reply = await text(JSON.stringify(message));

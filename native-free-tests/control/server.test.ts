@@ -23,6 +23,7 @@ import { listenOn, removeStaleSocket } from '../../src/base/unix-socket.js';
 import { Catalogue } from '../../src/control/catalogue.js';
 import { controlMethods } from '../../src/control/commands.js';
 import type { EventParams } from '../../src/control/messages.js';
+import { Regions } from '../../src/control/regions.js';
 import { Rpc } from '../../src/control/rpc.js';
 import { ControlServer } from '../../src/control/server.js';
 import { Snapshots } from '../../src/control/snapshots.js';
@@ -67,10 +68,9 @@ async function setUp(t: Test) {
   const log = new QuietLog();
   const catalogue = new Catalogue(queue, null, log);
   const snapshots = new Snapshots(queue, catalogue, null, log);
-  const server = new ControlServer(
-    new Rpc(controlMethods({ queue, catalogue, snapshots, version }), log),
-    log,
-  );
+  const regions = new Regions(queue, catalogue, log);
+  const methods = controlMethods({ queue, catalogue, snapshots, regions, version });
+  const server = new ControlServer(new Rpc(methods, log), log);
   await server.listen(path);
   const sockets: WebSocket[] = [];
   t.teardown(() => {

@@ -74,6 +74,8 @@ async function run(args: string[], answers: Record<string, unknown> = {}, input 
       output += json ? `${JSON.stringify(result)}\n` : text;
     },
     readInput: async () => input,
+    readInputBytes: async () => Buffer.from(input),
+    writeOutput: () => {},
   });
   return { asked: client.asked, output };
 }

@@ -53,6 +53,8 @@ async function run(args: string[], answers: Record<string, unknown[]>) {
       output += json ? `${JSON.stringify(result)}\n` : text;
     },
     readInput: async () => '',
+    readInputBytes: async () => Buffer.of(),
+    writeOutput: () => {},
   });
   let error: Error | null = null;
   await running?.catch((thrown: Error) => {

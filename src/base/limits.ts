@@ -211,3 +211,40 @@ export const originWindowChunks = 64;
 export const fillPercents: readonly number[] = [80, 85, 90, 95, 100];
 /** A merge takes so many chunks at once, or one: writes to them have to wait. */
 export const mergeBytes = 1 * MiB;
+
+// Uploads.
+
+/** A region table, or a part of a larger one, that a control client uploads or downloads at once. */
+export const uploadBytes = 64 * MiB;
+/** The region tables of one device in the state directory. */
+export const regionFileBytes = 1024 * MiB;
+/** A table that could not be stored is tried again after so long. */
+export const regionSaveMilliseconds = 1_000;
+
+// Region tables.
+
+/** Slots of 64 bits that are allocated at once, when the first of their entries is changed. */
+export const regionLeafSlots = 512;
+/** Beyond it, a table would take more than half a GiB. */
+export const regions = 2 ** 28;
+/** An entry has 16 bits. */
+export const regionPaths = 65_536;
+/** Entries that are changed, counted or looked at in one turn; the rest waits for the next. */
+export const regionsPerTurn = 32_768;
+/** Regions that are looked at to find out how far a request stays on its path. */
+export const regionsPerPiece = 4096;
+
+// Moves of regions.
+
+/** Regions are moved so many bytes at once (or one, if it is larger)... */
+export const moveBatchBytes = 4 * MiB;
+/** ...in so many batches at a time. */
+export const moveBatches = 4;
+/** Batches that are moved and not yet stored; writes to them go to both sides. */
+export const moveUnsavedBatches = 64;
+/** Writes while a batch is copied: what they changed is told in slices, at most so many. */
+export const moveSliceBytes = 64 * KiB;
+export const moveSlices = 4096;
+/** What was changed is copied again, so often; then, or when it is as little as this, writes wait. */
+export const movePasses = 4;
+export const moveRestBytes = 1 * MiB;

@@ -121,6 +121,20 @@ export class Catalogue {
     return this.#steps.entries.get(name)?.counters ?? null;
   }
 
+  /** What stores the regions that the device of this name has, whatever it is called by then. */
+  regionSaver(name: string): () => Promise<void> {
+    const { entries, regions } = this.#steps;
+    const entry = entries.get(name);
+    return async () => {
+      if (entry !== undefined) await regions.save(entry);
+    };
+  }
+
+  /** Stores regions that a target has changed by itself, and tells it. Throws MapperError. */
+  confirmRegions(name: string, sector: number, generation: number): Promise<void> {
+    return this.#steps.regions.confirm(name, sector, generation);
+  }
+
   known(name: string): KnownDevice | null {
     return this.#steps.entries.known(name);
   }

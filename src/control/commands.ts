@@ -7,6 +7,7 @@ import type { CopyRequest, DeviceInfo, TableLine } from '../queue/commands.js';
 import type { QueueCalls } from '../queue/queue.js';
 import type { Catalogue } from './catalogue.js';
 import { startCopy } from './copy.js';
+import type { Received } from './incoming.js';
 import {
   type DeviceLines,
   type KnownDeviceInfo,
@@ -17,6 +18,7 @@ import {
   type Topic,
   type Version,
 } from './messages.js';
+import type { Regions } from './regions.js';
 import type { RpcMethod } from './rpc.js';
 import type { Snapshots } from './snapshots.js';
 import { deviceStats } from './stats.js';
@@ -26,12 +28,17 @@ export interface ControlParts {
   readonly queue: QueueCalls;
   readonly catalogue: Catalogue;
   readonly snapshots: Snapshots;
+  readonly regions: Regions;
   readonly version: Version;
 }
 
-/** The client that asks. */
+/** The client that asks, for one of its requests. */
 export interface Subscriber {
   readonly topics: Set<Topic>;
+  /** Takes so many bytes of the binary frames that follow the request. Throws MapperError. */
+  receive(bytes: number): Promise<Received>;
+  /** Sends bytes in binary frames right behind the request's answer. */
+  attach(pieces: readonly Uint8Array[]): void;
 }
 
 type Handler<M extends MethodName> = (
@@ -43,7 +50,7 @@ type Handler<M extends MethodName> = (
 const usualTopics: readonly Topic[] = ['device', 'target', 'connection'];
 
 export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subscriber>> {
-  const { queue, catalogue, snapshots, version } = parts;
+  const { queue, catalogue, snapshots, regions, version } = parts;
 
   /** Errors of a device's command say which: `resume vol0: ...`. */
   async function about<T>(command: string, name: string, work: Promise<T>): Promise<T> {
@@ -86,7 +93,20 @@ export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subsc
       return name === undefined ? linesOfAll(queue, ask) : about('status', name, ask(name));
     },
     info: async ({ name }) => known(await about('info', name, queue.call('info', { name }))),
-    message: (params) => about('message', params.name, queue.call('message', params)),
+    message: (params) => about('message', params.name, regions.message(params)),
+    upload: async ({ name, sector, bytes }, client) => {
+      const received = await client.receive(bytes);
+      return about('upload', name, regions.upload(name, sector, received));
+    },
+    download: async (params, client) => {
+      const { about: told, pieces } = await about(
+        'download',
+        params.name,
+        regions.download(params),
+      );
+      client.attach(pieces);
+      return told;
+    },
     ls: async () => (await queue.call('ls', {})).map(known),
     targets: () => queue.call('targets', {}),
     stats: ({ name }) => deviceStats(catalogue, name),
@@ -112,7 +132,11 @@ export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subsc
   return new Map(
     Object.entries(handlers).map(([name, handle]) => [
       name,
-      { schema: schemas[name as MethodName], handle: handle as RpcMethod<Subscriber>['handle'] },
+      {
+        schema: schemas[name as MethodName],
+        alone: name === 'upload' || name === 'download',
+        handle: handle as RpcMethod<Subscriber>['handle'],
+      },
     ]),
   );
 }

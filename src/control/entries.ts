@@ -58,6 +58,12 @@ export class Entries {
     this.#entries.set(name, entry);
   }
 
+  /** What a device is called now; null when it is gone. */
+  nameOf(entry: Entry): string | null {
+    for (const [name, one] of this.#entries) if (one === entry) return name;
+    return null;
+  }
+
   delete(name: string): void {
     this.#entries.delete(name);
   }

@@ -13,6 +13,7 @@ import {
   deviceBytes,
   messageWords,
   stringBytes,
+  uploadBytes,
 } from '../base/limits.js';
 import type { DeviceStats } from '../device/counters.js';
 import type {
@@ -92,6 +93,11 @@ const bytes = v.pipe(
   ),
 );
 
+const wholeNumber = v.pipe(
+  v.number(),
+  v.check((n) => Number.isSafeInteger(n) && n >= 0, 'no whole number from 0 on'),
+);
+
 const jobId = v.pipe(v.number(), v.integer('job is no whole number'), v.minValue(1, 'no such job'));
 
 export const topics = ['device', 'target', 'connection', 'log'] as const;
@@ -124,6 +130,28 @@ export const schemas = {
       v.array(word),
       v.check((words) => words.length >= 1, 'message has no words'),
       v.check((words) => words.length <= messageWords, `at most ${messageWords} words`),
+    ),
+  }),
+  upload: v.strictObject({
+    name,
+    sector: v.optional(sector),
+    bytes: v.pipe(
+      v.number(),
+      v.check(
+        (n) => Number.isInteger(n) && n >= 1 && n <= uploadBytes,
+        `upload is not 1 to ${uploadBytes} bytes`,
+      ),
+    ),
+  }),
+  download: v.strictObject({
+    name,
+    sector: v.optional(sector),
+    first: v.optional(wholeNumber),
+    count: v.optional(
+      v.pipe(
+        wholeNumber,
+        v.check((n) => n > 0, 'count is no whole number from 1 on'),
+      ),
     ),
   }),
   ls: nothing,
@@ -256,6 +284,30 @@ export interface SnapshotInfo {
   cow: string;
 }
 
+/** What an upload has changed. */
+export interface Uploaded {
+  /** Where the target begins in its device. */
+  sector: number;
+  whole: boolean;
+  first: number;
+  count: number;
+  /** Whether it is in the state directory; false: the device is not. */
+  stored: boolean;
+}
+
+/** What is downloaded: the binary frames that follow have so many bytes. */
+export interface Downloaded {
+  bytes: number;
+  sector: number;
+  whole: boolean;
+  regions: number;
+  regionSectors: number;
+  paths: number;
+  bits: number;
+  first: number;
+  count: number;
+}
+
 export interface Version {
   name: 'mapperd';
   version: string;
@@ -281,6 +333,8 @@ export interface Results {
   status: TableLine[] | DeviceLines[];
   info: KnownDeviceInfo;
   message: string;
+  upload: Uploaded;
+  download: Downloaded;
   ls: KnownDeviceInfo[];
   targets: TargetVersion[];
   stats: NamedStats[];

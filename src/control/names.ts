@@ -8,6 +8,7 @@
 import { deviceNameBytes } from '../base/limits.js';
 
 const suffix = '.table';
+const regionsSuffix = '.regions';
 
 /** What is wrong with a device name; null when nothing is. */
 export function nameProblem(name: string): string | null {
@@ -34,6 +35,17 @@ export function isTableFile(file: string): boolean {
 export function deviceOfTableFile(file: string): string | null {
   if (!isTableFile(file)) return null;
   return decodeName(file.slice(0, -suffix.length));
+}
+
+/** Where a device's region tables are: see RegionFiles. */
+export function regionsFileName(name: string): string {
+  return encodeName(name) + regionsSuffix;
+}
+
+/** The device that a file of region tables is for; null for any other file. */
+export function deviceOfRegionsFile(file: string): string | null {
+  if (!file.endsWith(regionsSuffix) || file.startsWith('.')) return null;
+  return decodeName(file.slice(0, -regionsSuffix.length));
 }
 
 /** ASCII but for letters, digits and the harmless `+ , - . : = @ _ ~`, and a dot in front. */

@@ -1,7 +1,8 @@
 /**
  * JSON-RPC 2.0 without a transport: a message's text in, the reply's text out, or null where there
  * is nothing to say (notifications). Parameters are objects, by name. The requests of a batch are
- * carried out one after the other, in their order.
+ * carried out one after the other, in their order; methods that go with binary frames are not
+ * taken in one.
  *
  *   -32700  the text is no JSON            -32602  the parameters do not fit the method
  *   -32600  the JSON is no request         -32603  a fault of the daemon's own
@@ -23,6 +24,8 @@ export const APPLICATION_ERROR = -32000;
 
 export interface RpcMethod<Context> {
   readonly schema: v.GenericSchema;
+  /** It cannot be in a batch. */
+  readonly alone?: boolean;
   /** `params` has passed the schema. Throws MapperError. */
   handle(params: never, context: Context): Promise<unknown> | unknown;
 }
@@ -59,7 +62,7 @@ export class Rpc<Context> {
     } catch (error) {
       return failure(null, { code: PARSE_ERROR, message: `parse error: ${messageOf(error)}` });
     }
-    if (!Array.isArray(message)) return this.#single(message, context);
+    if (!Array.isArray(message)) return this.#single(message, context, false);
     if (message.length === 0 || message.length > controlBatchRequests) {
       const text = `batch of ${message.length} requests, wanted 1 to ${controlBatchRequests}`;
       return failure(null, { code: INVALID_REQUEST, message: text });
@@ -68,7 +71,7 @@ export class Rpc<Context> {
     let bytes = 0;
     for (const request of message) {
       const room = controlReplyBytes - bytes;
-      const reply = await this.#single(request, context, room);
+      const reply = await this.#single(request, context, true, room);
       if (reply === null) continue;
       replies.push(reply);
       bytes += reply.length;
@@ -79,6 +82,7 @@ export class Rpc<Context> {
   async #single(
     message: unknown,
     context: Context,
+    inBatch: boolean,
     room = controlReplyBytes,
   ): Promise<string | null> {
     const parsed = v.safeParse(requestSchema, message, { abortEarly: true });
@@ -87,6 +91,9 @@ export class Rpc<Context> {
       return failure(idOf(message), { code: INVALID_REQUEST, message: text });
     }
     const { id, method, params } = parsed.output;
+    if (inBatch && this.#methods.get(method)?.alone === true) {
+      return failure(id ?? null, { code: INVALID_REQUEST, message: `${method}: not in a batch` });
+    }
     const outcome = await this.#carryOut(method, params ?? {}, context);
     if (id === undefined) return null;
     if ('error' in outcome) return failure(id, outcome.error);

@@ -2,12 +2,23 @@
  * One control client. Its requests are carried out side by side, up to a limit; beyond that, or
  * while it does not take its replies, its socket is not read. Events wait for nobody: a subscriber
  * that has too many of them unsent is disconnected.
+ *
+ * Binary frames belong to the upload that was asked for last, and to nobody once that has all its
+ * bytes; a download's follow its answer with nothing in between.
  */
 
 import type { RawData, WebSocket } from 'ws';
-import { controlEventBytes, controlOutputBytes, controlRequestsInFlight } from '../base/limits.js';
+import { EBUSY } from '../base/errno.js';
+import { MapperError } from '../base/errors.js';
+import {
+  controlEventBytes,
+  controlMessageBytes,
+  controlOutputBytes,
+  controlRequestsInFlight,
+} from '../base/limits.js';
 import type { Log } from '../base/log.js';
 import type { Subscriber } from './commands.js';
+import { Incoming, type Received } from './incoming.js';
 import type { Topic } from './messages.js';
 import type { Rpc } from './rpc.js';
 
@@ -15,13 +26,15 @@ import type { Rpc } from './rpc.js';
 const UNSUPPORTED_DATA = 1003;
 const GOING_AWAY = 1001;
 
-export class ControlSession implements Subscriber {
+export class ControlSession {
   readonly topics = new Set<Topic>();
   readonly #socket: WebSocket;
   readonly #rpc: Rpc<Subscriber>;
   readonly #log: Log;
   /** Messages that were received with others in one piece, before the socket was paused. */
-  readonly #waiting: string[] = [];
+  readonly #waiting: (string | Uint8Array)[] = [];
+  /** The upload whose bytes are coming. */
+  #incoming: Incoming | null = null;
   #draining = false;
   #inFlight = 0;
   #eventBytes = 0;
@@ -33,6 +46,7 @@ export class ControlSession implements Subscriber {
     socket.on('message', (data, isBinary) => this.#received(data, isBinary));
     // What the peer did wrong is answered with a close frame by ws itself.
     socket.on('error', (error) => log.debug({ error: error.message }, 'control client failed'));
+    socket.on('close', () => this.#incoming?.lost());
   }
 
   /** Sends an event's text, if it is subscribed to. */
@@ -65,27 +79,48 @@ export class ControlSession implements Subscriber {
   }
 
   #received(data: RawData, isBinary: boolean): void {
-    if (isBinary) {
-      this.#socket.close(UNSUPPORTED_DATA, 'text messages only');
-      return;
-    }
     if (this.#draining) return;
-    // ws hands out text as one Buffer (binaryType is "nodebuffer").
-    this.#waiting.push((data as Buffer).toString('utf8'));
+    // ws hands out a message as one Buffer (binaryType is "nodebuffer").
+    const bytes = data as Buffer;
+    this.#waiting.push(isBinary ? bytes : bytes.toString('utf8'));
     this.#next();
   }
 
   #next(): void {
     const socket = this.#socket;
-    while (this.#hasRoom()) {
-      const text = this.#waiting.shift();
-      if (text === undefined) {
+    for (;;) {
+      const [message] = this.#waiting;
+      // A frame needs no room: the request that it belongs to has it.
+      if (!(message instanceof Uint8Array) && !this.#hasRoom()) break;
+      this.#waiting.shift();
+      if (message === undefined) {
         if (socket.isPaused) socket.resume();
         return;
       }
-      void this.#answer(text);
+      if (typeof message === 'string') void this.#answer(message);
+      else this.#frame(message);
     }
     socket.pause();
+  }
+
+  #frame(bytes: Uint8Array): void {
+    const incoming = this.#incoming;
+    if (incoming === null || !incoming.take(bytes)) {
+      const text = incoming === null ? 'nobody announced binary frames' : 'more than was announced';
+      this.#waiting.length = 0;
+      this.#socket.close(UNSUPPORTED_DATA, text);
+    } else if (incoming.complete) {
+      this.#incoming = null;
+    }
+  }
+
+  /** See Subscriber. */
+  #receive(bytes: number): Promise<Received> {
+    if (this.#incoming !== null) {
+      throw new MapperError(EBUSY, 'an upload on this connection waits for its bytes');
+    }
+    this.#incoming = new Incoming(bytes);
+    return this.#incoming.received;
   }
 
   #hasRoom(): boolean {
@@ -95,13 +130,28 @@ export class ControlSession implements Subscriber {
 
   async #answer(text: string): Promise<void> {
     this.#inFlight++;
-    const reply = await this.#rpc.answer(text, this);
+    const attached: Uint8Array[] = [];
+    const reply = await this.#rpc.answer(text, {
+      topics: this.topics,
+      receive: async (bytes) => this.#receive(bytes),
+      attach: (pieces) => attached.push(...pieces),
+    });
     if (reply === null || this.#socket.readyState !== this.#socket.OPEN) {
       this.#answered();
       return;
     }
     // A request is in flight until its reply has left: the callback comes then, or with an error.
-    this.#socket.send(reply, () => this.#answered());
+    const answered = (): void => this.#answered();
+    if (attached.length === 0) {
+      this.#socket.send(reply, answered);
+      return;
+    }
+    this.#socket.send(reply);
+    const bytes = Buffer.concat(attached);
+    for (let at = 0; at < bytes.length; at += controlMessageBytes) {
+      const end = Math.min(bytes.length, at + controlMessageBytes);
+      this.#socket.send(bytes.subarray(at, end), end === bytes.length ? answered : undefined);
+    }
   }
 
   #answered(): void {

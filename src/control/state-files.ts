@@ -6,7 +6,7 @@ export interface StateFiles {
   list(directory: string): Promise<string[]>;
   read(path: string): Promise<Uint8Array>;
   /** Makes a file that was not there; its contents are durable when this resolves. */
-  create(path: string, text: string): Promise<void>;
+  create(path: string, contents: string | readonly Uint8Array[]): Promise<void>;
   rename(from: string, to: string): Promise<void>;
   unlink(path: string): Promise<void>;
   /** What was made, renamed and removed in the directory before becomes durable. */
@@ -16,10 +16,12 @@ export interface StateFiles {
 export const stateFiles: StateFiles = {
   list: (directory) => readdir(directory),
   read: (path) => readFile(path),
-  async create(path, text) {
+  async create(path, contents) {
     const file = await open(path, 'wx');
     try {
-      await file.writeFile(text);
+      const pieces = typeof contents === 'string' ? [contents] : contents;
+      // One behind the other: each is written where the one before it ended.
+      for (const piece of pieces) await file.writeFile(piece);
       await file.sync();
     } finally {
       await file.close();

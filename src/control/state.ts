@@ -6,6 +6,9 @@
  *   rename   the file says what it was called before, is renamed, the tables above it are
  *            rewritten, the note goes away; `load` finishes what was cut short
  *
+ * A device whose region tables were changed has a file for them as well, which follows: it goes
+ * after the table and is renamed after it.
+ *
  * One operation at a time. Besides the tables the directory holds the daemon's lock and sockets,
  * and volumes if somebody put them there; temporary files are `.tmp-*`.
  */
@@ -13,7 +16,13 @@
 import { join } from 'node:path';
 import { EIO, errnoOf } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
-import { deviceOfTableFile, isTableFile, tableFileName } from './names.js';
+import {
+  deviceOfRegionsFile,
+  deviceOfTableFile,
+  isTableFile,
+  regionsFileName,
+  tableFileName,
+} from './names.js';
 import { type StateFiles, stateFiles } from './state-files.js';
 import { formatTableFile, parseTableFile, type StoredTable } from './state-text.js';
 import { renameInTable, stripComments } from './table-text.js';
@@ -40,7 +49,13 @@ export interface StateContents {
 export interface Store {
   /** Makes or replaces a device's file; durable when it resolves. Throws MapperError. */
   write(device: StoredDevice): Promise<void>;
+  /** Removes the device's files. */
   remove(name: string): Promise<void>;
+  /** There is a file of region tables under that name. */
+  hasRegions(name: string): boolean;
+  readRegions(name: string): Promise<Uint8Array>;
+  writeRegions(name: string, contents: readonly Uint8Array[]): Promise<void>;
+  removeRegions(name: string): Promise<void>;
   /**
    * Gives the device's file another name and rewrites the tables that name it. Either all of it
    * or nothing is done, as far as the file system lets it be undone.
@@ -59,6 +74,8 @@ const temporaryPrefix = '.tmp-';
 export class StateDirectory implements Store {
   readonly path: string;
   readonly #files: StateFiles;
+  /** Devices, or names of former ones, with a file of region tables. */
+  readonly #regions = new Set<string>();
   #temporaries = 0;
   #last: Promise<unknown> = Promise.resolve();
 
@@ -87,7 +104,39 @@ export class StateDirectory implements Store {
     return this.#next(`remove the stored table of "${name}"`, async () => {
       await this.#files.unlink(this.#pathOf(name));
       await this.#files.syncDirectory(this.path);
+      // Without its table it means nothing; one that stays goes when a device takes the name.
+      if (this.hasRegions(name)) await this.#removeRegions(name).catch(() => {});
     });
+  }
+
+  hasRegions(name: string): boolean {
+    return this.#regions.has(name);
+  }
+
+  readRegions(name: string): Promise<Uint8Array> {
+    return this.#next(`read "${regionsFileName(name)}"`, () =>
+      this.#files.read(this.#regionsPathOf(name)),
+    );
+  }
+
+  writeRegions(name: string, contents: readonly Uint8Array[]): Promise<void> {
+    return this.#next(`store the regions of "${name}"`, async () => {
+      await this.#replaceFile(this.#regionsPathOf(name), contents);
+      this.#regions.add(name);
+      await this.#files.syncDirectory(this.path);
+    });
+  }
+
+  removeRegions(name: string): Promise<void> {
+    return this.#next(`remove the stored regions of "${name}"`, () => this.#removeRegions(name));
+  }
+
+  async #removeRegions(name: string): Promise<void> {
+    await this.#files.unlink(this.#regionsPathOf(name)).catch((error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    });
+    this.#regions.delete(name);
+    await this.#files.syncDirectory(this.path);
   }
 
   rename(device: StoredDevice, newName: string, above: readonly Rewrite[]): Promise<void> {
@@ -95,13 +144,20 @@ export class StateDirectory implements Store {
       const renamed = { ...device, name: newName };
       const undo: (() => Promise<void>)[] = [];
       try {
-        if (above.length > 0) {
+        const regions = this.hasRegions(device.name);
+        // What a removed device has left.
+        if (this.hasRegions(newName)) await this.#removeRegions(newName);
+        if (above.length > 0 || regions) {
           undo.push(() => this.#replace(device));
           await this.#replace(device, device.name);
         }
         await this.#files.rename(this.#pathOf(device.name), this.#pathOf(newName));
         undo.push(() => this.#files.rename(this.#pathOf(newName), this.#pathOf(device.name)));
         await this.#files.syncDirectory(this.path);
+        if (regions) {
+          undo.push(() => this.#renameRegions(newName, device.name));
+          await this.#renameRegions(device.name, newName);
+        }
         for (const { before, after } of above) {
           undo.push(() => this.#replace(before));
           await this.#replace(after);
@@ -114,6 +170,13 @@ export class StateDirectory implements Store {
         throw error;
       }
     });
+  }
+
+  async #renameRegions(name: string, newName: string): Promise<void> {
+    if (!this.hasRegions(name)) return;
+    await this.#files.rename(this.#regionsPathOf(name), this.#regionsPathOf(newName));
+    this.#regions.delete(name);
+    this.#regions.add(newName);
   }
 
   /** Backwards, all of it even if a step fails: each step stands for a file of its own. */
@@ -130,6 +193,11 @@ export class StateDirectory implements Store {
     const names = (await this.#files.list(this.path)).sort();
     for (const name of names) {
       if (name.startsWith(temporaryPrefix)) await this.#files.unlink(join(this.path, name));
+    }
+    this.#regions.clear();
+    for (const file of names) {
+      const name = deviceOfRegionsFile(file);
+      if (name !== null) this.#regions.add(name);
     }
     const devices = new Map<string, StoredDevice>();
     const formerNames = new Map<string, string>();
@@ -167,6 +235,7 @@ export class StateDirectory implements Store {
       await this.#replace(rewritten);
       devices.set(device.name, rewritten);
     };
+    if (former !== null && !this.hasRegions(name)) await this.#renameRegions(former, name);
     for (const device of [...devices.values()]) {
       if (former === null) break;
       const table = renameInTable(device.table, former, name);
@@ -178,11 +247,16 @@ export class StateDirectory implements Store {
     await this.#files.syncDirectory(this.path);
   }
 
-  async #replace(device: StoredDevice, formerly?: string): Promise<void> {
+  #replace(device: StoredDevice, formerly?: string): Promise<void> {
+    const text = formatTableFile(device.name, device, formerly);
+    return this.#replaceFile(this.#pathOf(device.name), text);
+  }
+
+  async #replaceFile(path: string, contents: string | readonly Uint8Array[]): Promise<void> {
     const temporary = join(this.path, `${temporaryPrefix}${process.pid}-${++this.#temporaries}`);
     try {
-      await this.#files.create(temporary, formatTableFile(device.name, device, formerly));
-      await this.#files.rename(temporary, this.#pathOf(device.name));
+      await this.#files.create(temporary, contents);
+      await this.#files.rename(temporary, path);
     } catch (error) {
       await this.#files.unlink(temporary).catch(() => {});
       throw error;
@@ -191,6 +265,10 @@ export class StateDirectory implements Store {
 
   #pathOf(name: string): string {
     return join(this.path, tableFileName(name));
+  }
+
+  #regionsPathOf(name: string): string {
+    return join(this.path, regionsFileName(name));
   }
 
   /** Operations follow one another; a system error becomes a MapperError that says the action. */

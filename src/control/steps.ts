@@ -8,6 +8,9 @@
  *   remove   queue, then file       a file that cannot be removed: the device is made again
  *   rename   queue, then files      files that cannot be changed: the device is renamed back
  *
+ * What belongs to a device besides its table, the region tables of switch targets, goes along: see
+ * region-files.ts.
+ *
  * `file`, `fileAhead`, `unfile` and `unmake` are halves of these, for those who change several
  * devices at once and have an order of their own.
  */
@@ -17,6 +20,7 @@ import { MapperError, messageOf } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import type { QueueCalls } from '../queue/queue.js';
 import { Entries, type Entry, optional, storedDevice, type Texts, unsure } from './entries.js';
+import { RegionFiles } from './region-files.js';
 import type { Rewrite, StateProblem, Store, StoredDevice } from './state.js';
 import { stripComments } from './table-text.js';
 
@@ -44,6 +48,7 @@ export class Steps {
   readonly #log: Log;
   /** What is known; changed here only. */
   readonly entries = new Entries();
+  readonly regions: RegionFiles;
   /** Files that could not be brought up, by device: they are kept until somebody removes them. */
   readonly #broken = new Map<string, StateProblem>();
   readonly #allReadOnly: boolean;
@@ -53,6 +58,7 @@ export class Steps {
     this.#store = store;
     this.#log = log;
     this.#allReadOnly = allReadOnly;
+    this.regions = new RegionFiles(queue, store, this.entries);
   }
 
   /** There is a state directory. */
@@ -110,6 +116,7 @@ export class Steps {
       return;
     }
     const { texts } = entry;
+    await this.regions.saveAhead(name, entry);
     texts.previous = texts.live;
     texts.live = texts.inactive;
     try {
@@ -130,19 +137,21 @@ export class Steps {
     } finally {
       texts.previous = null;
     }
+    await this.regions.saveAfter(name, entry);
   }
 
   async remove(name: string, force: boolean): Promise<void> {
     const entry = this.entries.get(name);
-    if (entry === undefined && this.#store !== null && this.#broken.has(name)) {
-      await this.#store.remove(name);
+    const store = this.#store;
+    if (entry === undefined && store !== null && this.#broken.has(name)) {
+      await store.remove(name);
       this.#broken.delete(name);
       return;
     }
     await this.unmake(name, force);
     if (entry === undefined || entry.filed === null) return;
     try {
-      await (this.#store as Store).remove(name);
+      await this.regions.exclusively([name], () => (store as Store).remove(name));
     } catch (error) {
       throw await this.#putBack(name, entry, error);
     }
@@ -151,14 +160,16 @@ export class Steps {
   async rename(name: string, newName: string): Promise<void> {
     this.#refuseBroken(newName);
     this.entries.refuseTooLong(name, newName);
-    await this.#queue.call('rename', { name, newName });
-    const before = this.entries.rename(name, newName);
-    try {
-      await this.#storeRename(name, newName, before);
-    } catch (error) {
-      await this.#undoRename(name, newName);
-      throw error;
-    }
+    await this.regions.exclusively([name, newName], async () => {
+      await this.#queue.call('rename', { name, newName });
+      const before = this.entries.rename(name, newName);
+      try {
+        await this.#storeRename(name, newName, before);
+      } catch (error) {
+        await this.#undoRename(name, newName);
+        throw error;
+      }
+    });
   }
 
   /** Writes the live table into the device's file, if it has one and is to have one. */
@@ -178,7 +189,8 @@ export class Steps {
     const entry = this.entries.get(name);
     if (entry === undefined || entry.filed === null) return;
     const sure = entry.filed !== unsure;
-    await this.#store?.remove(name).catch((error: unknown) => {
+    const removed = this.regions.exclusively([name], async () => this.#store?.remove(name));
+    await removed.catch((error: unknown) => {
       if (sure || !(error instanceof MapperError) || error.errno !== ENOENT) throw error;
     });
     entry.filed = null;
@@ -202,9 +214,10 @@ export class Steps {
     if (known === undefined) this.entries.set(name, entry);
     try {
       const params = { name, readOnly: readOnly || this.#allReadOnly, restored };
+      const regions = text !== null && restored ? await this.regions.restored(name, text) : [];
       const made = await this.#queue.call(
         'create',
-        table === undefined ? params : { ...params, table },
+        table === undefined ? params : { ...params, table, regions },
       );
       entry.counters = made.counters;
       this.entries.set(name, entry);
@@ -239,6 +252,7 @@ export class Steps {
 
   async #write(name: string, entry: Entry, table: string | null): Promise<void> {
     if (this.#store === null || !entry.stored || table === null) return;
+    if (entry.filed === null) await this.regions.forget(name);
     entry.filed = unsure;
     await this.#store.write(storedDevice(name, entry, table));
     entry.filed = table;

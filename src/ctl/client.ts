@@ -1,16 +1,32 @@
-/** A connection to the daemon's control socket: JSON-RPC calls by name, and the events. */
+/**
+ * A connection to the daemon's control socket: JSON-RPC calls by name, the events, and the binary
+ * frames of uploads and downloads.
+ */
 
 import { connect } from 'node:net';
 import { WebSocket } from 'ws';
-import { ECONNRESET, EIO, ENOENT, errnoOf } from '../base/errno.js';
+import { E2BIG, ECONNRESET, EIO, ENOENT, errnoOf } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
-import { controlReplyBytes } from '../base/limits.js';
+import { controlMessageBytes, controlReplyBytes, uploadBytes } from '../base/limits.js';
 import { fittingSocketPath } from '../base/unix-socket.js';
 import type { EventParams, MethodName, Params, Results } from '../control/messages.js';
 
 interface Waiter {
   resolve(result: unknown): void;
   reject(error: Error): void;
+}
+
+/** A download whose frames are coming. */
+interface Download {
+  readonly frames: Uint8Array[];
+  left: number;
+  readonly about: Results['download'];
+  readonly waiter: Waiter;
+}
+
+export interface DownloadedRegions {
+  readonly about: Results['download'];
+  readonly bytes: Uint8Array;
 }
 
 interface Reply {
@@ -25,6 +41,9 @@ export class ControlClient {
   readonly path: string;
   readonly #socket: WebSocket;
   readonly #waiters = new Map<number, Waiter>();
+  /** Requests whose answers are followed by frames. */
+  readonly #downloads = new Set<number>();
+  #download: Download | null = null;
   #nextId = 1;
   /** Hears events once it has subscribed. */
   onEvent: (event: EventParams) => void = () => {};
@@ -50,11 +69,16 @@ export class ControlClient {
   constructor(path: string, socket: WebSocket) {
     this.path = path;
     this.#socket = socket;
-    socket.on('message', (data) => this.#received(data.toString()));
+    socket.on('message', (data, isBinary) => {
+      if (isBinary) this.#frame(data as Buffer);
+      else this.#received(data.toString());
+    });
     socket.on('error', () => {});
     this.closed = new Promise((resolve) => {
       socket.on('close', () => {
-        for (const waiter of this.#waiters.values()) {
+        const waiters = [...this.#waiters.values()];
+        if (this.#download !== null) waiters.push(this.#download.waiter);
+        for (const waiter of waiters) {
           waiter.reject(new MapperError(ECONNRESET, 'the daemon closed the connection'));
         }
         this.#waiters.clear();
@@ -65,7 +89,32 @@ export class ControlClient {
 
   /** Throws MapperError with what the daemon says. */
   call<M extends MethodName>(method: M, params: Params<M>): Promise<Results[M]> {
+    return this.#call(this.#nextId++, method, params);
+  }
+
+  /** Uploads a region table in the binary format. Throws MapperError with what the daemon says. */
+  async upload(
+    params: Omit<Params<'upload'>, 'bytes'>,
+    bytes: Uint8Array,
+  ): Promise<Results['upload']> {
+    if (bytes.length > uploadBytes) {
+      throw new MapperError(E2BIG, `upload has ${bytes.length} bytes, at most ${uploadBytes}`);
+    }
+    const answer = this.call('upload', { ...params, bytes: bytes.length });
+    for (let at = 0; at < bytes.length; at += controlMessageBytes) {
+      this.#socket.send(bytes.subarray(at, at + controlMessageBytes), () => {});
+    }
+    return answer;
+  }
+
+  /** A region table, or a part of it, in the binary format. Throws MapperError. */
+  download(params: Params<'download'>): Promise<DownloadedRegions> {
     const id = this.#nextId++;
+    this.#downloads.add(id);
+    return this.#call(id, 'download', params) as Promise<unknown> as Promise<DownloadedRegions>;
+  }
+
+  #call<M extends MethodName>(id: number, method: M, params: Params<M>): Promise<Results[M]> {
     return new Promise((resolve, reject) => {
       this.#waiters.set(id, { resolve: resolve as (result: unknown) => void, reject });
       this.#socket.send(JSON.stringify({ jsonrpc: '2.0', id, method, params }), (error) => {
@@ -90,8 +139,22 @@ export class ControlClient {
     if (waiter === undefined) return;
     this.#waiters.delete(reply.id ?? 0);
     const { error } = reply;
-    if (error === undefined) waiter.resolve(reply.result);
+    const isDownload = this.#downloads.delete(reply.id ?? 0);
+    if (error === undefined && isDownload) {
+      const about = reply.result as Results['download'];
+      this.#download = { frames: [], left: about.bytes, about, waiter };
+    } else if (error === undefined) waiter.resolve(reply.result);
     else waiter.reject(new MapperError(error.data?.errno ?? EIO, error.message));
+  }
+
+  #frame(bytes: Uint8Array): void {
+    const download = this.#download;
+    if (download === null) return;
+    download.frames.push(bytes);
+    download.left -= bytes.length;
+    if (download.left > 0) return;
+    this.#download = null;
+    download.waiter.resolve({ about: download.about, bytes: Buffer.concat(download.frames) });
   }
 }
 

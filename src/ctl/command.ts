@@ -18,6 +18,8 @@ export interface Command {
   readonly options?: Options;
   /** From the first word on nothing is an option: a device message may begin with a dash. */
   readonly rawWords?: boolean;
+  /** With these words it needs no daemon. */
+  offline?(words: readonly string[]): boolean;
   run(call: Invocation): Promise<void>;
 }
 
@@ -29,6 +31,9 @@ export interface Invocation {
   /** Prints the raw result with --json, else the text. */
   print(result: unknown, text: string): void;
   readInput(): Promise<string>;
+  readInputBytes(): Promise<Uint8Array>;
+  /** Bytes to standard output, as they are. */
+  writeOutput(bytes: Uint8Array): void;
 }
 
 /** Option values by name, typed by how they are asked for. */

@@ -23,6 +23,7 @@ import {
   formatTargets,
   formatVersion,
 } from './format.js';
+import { regionCommands } from './regions.js';
 import { snapshotCommands } from './snapshot.js';
 
 const any = Number.POSITIVE_INFINITY;
@@ -295,6 +296,7 @@ export const commands: readonly Command[] = [
   },
   ...snapshotCommands,
   ...copyCommands,
+  ...regionCommands,
   {
     name: 'deps',
     usage: '[NAME...]',

@@ -11,8 +11,8 @@ import { deviceNameBytes, devices as devicesMax } from '../base/limits.js';
 import type { Log } from '../base/log.js';
 import { CopyEngine } from '../copy/engine.js';
 import type { Engine } from '../engine/engine.js';
-import type { DeviceInfo, TableLine } from '../queue/commands.js';
-import { unrecognisedMessage } from '../target/target.js';
+import type { DeviceInfo, RegionsAt, TableLine } from '../queue/commands.js';
+import { type RegionUpload, type Target, unrecognisedMessage } from '../target/target.js';
 import { Device, type DeviceContext, type DeviceUser, targetAt } from './device.js';
 import type { IoPool } from './io.js';
 import { SplitPool } from './split.js';
@@ -56,13 +56,15 @@ export class DeviceRegistry {
 
   /**
    * With a table the device is live when this ends; otherwise it waits for load and resume.
-   * `restored`: the table was live in a daemon before this one.
+   * `restored`: the table was live in a daemon before this one. `regions`: tables that its targets
+   * get before that.
    */
   async create(
     name: string,
     table: string | undefined,
-    readOnly: boolean,
+    readOnly = false,
     restored = false,
+    regions: readonly RegionsAt[] = [],
   ): Promise<Device> {
     checkName(name);
     if (this.#devices.has(name)) throw new MapperError(EEXIST, `device "${name}" exists already`);
@@ -81,7 +83,12 @@ export class DeviceRegistry {
       device.suspended = true;
       if (table !== undefined) {
         await device.exclusively(async () => {
-          await device.load(await this.#createTable(device, table, restored));
+          const made = await this.#createTable(device, table, restored);
+          await device.load(made);
+          for (const one of regions) {
+            const slot = made.find(one.sector * 512);
+            if (slot !== null) await upload(slot.target, one.table);
+          }
           await device.resume();
         });
       }
@@ -225,6 +232,42 @@ export class DeviceRegistry {
     });
   }
 
+  /** Puts regions into the target at a sector. Throws MapperError; then nothing has changed. */
+  upload(name: string, sector: number, regions: RegionUpload): Promise<void> {
+    return this.#command(name, async (device) => {
+      await upload(targetAt(device, sector).target, regions);
+    });
+  }
+
+  /** Without `first` from region 0 on, without `count` to the last one. Throws MapperError. */
+  download(name: string, sector: number, first = 0, count?: number): RegionsAt {
+    const { begin, target } = targetAt(this.get(name), sector);
+    if (target.download === undefined) throw noRegions(target);
+    const { regions } = target.download(0, 0);
+    const found = count ?? regions - first;
+    if (first >= regions || found < 1 || first + found > regions) {
+      const asked = `${found} from region ${first} on`;
+      throw new MapperError(EINVAL, `${target.type.name}: regions ${asked}, it has ${regions}`);
+    }
+    return { sector: begin / 512, table: target.download(first, found) };
+  }
+
+  /** The region tables of all targets that have one. */
+  regions(name: string): RegionsAt[] {
+    const slots = this.get(name).live?.slots ?? [];
+    return slots.flatMap(({ begin, target }) => {
+      const regions = target.download?.(0, 0).regions ?? 0;
+      if (target.download === undefined || regions === 0) return [];
+      return { sector: begin / 512, table: target.download(0, regions) };
+    });
+  }
+
+  /** For a target that tells of changes it makes by itself; see TargetEvent. */
+  async regionsSaved(name: string, sector: number, generation: number): Promise<void> {
+    // Not one command after the other: a suspend may wait for a target that waits for this.
+    await targetAt(this.get(name), sector).target.message?.(['regions_saved', `${generation}`]);
+  }
+
   info(name: string): DeviceInfo {
     const device = this.get(name);
     const { live, inactive } = device;
@@ -267,6 +310,20 @@ export class DeviceRegistry {
     }
     if (failures.length > 0) throw new Error(failures.join('; '));
   }
+}
+
+/** Throws MapperError; then nothing has changed. */
+async function upload(target: Target, regions: RegionUpload): Promise<void> {
+  if (target.upload === undefined) throw noRegions(target);
+  try {
+    await target.upload(regions);
+  } catch (error) {
+    throw error instanceof MapperError ? error.prefixed(target.type.name) : error;
+  }
+}
+
+function noRegions({ type }: Target): MapperError {
+  return new MapperError(EINVAL, `${type.name}: the target has no table of regions`);
 }
 
 function lineOf(slot: Slot, words: string): TableLine {

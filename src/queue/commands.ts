@@ -5,7 +5,7 @@
  */
 
 import type { ListenAddress } from '../engine/engine.js';
-import type { TargetEvent } from '../target/target.js';
+import type { RegionUpload, TargetEvent } from '../target/target.js';
 
 export interface DeviceInfo {
   name: string;
@@ -89,6 +89,14 @@ export interface TargetVersion {
   version: [number, number, number];
 }
 
+export type { RegionUpload };
+
+/** A region table, or a part of one, and where in its device the target begins that has it. */
+export interface RegionsAt {
+  sector: number;
+  table: RegionUpload;
+}
+
 /** What `create` gives back: the device's counters, for reading without asking. */
 export interface Created {
   counters: SharedArrayBuffer;
@@ -99,7 +107,14 @@ export interface QueueCommands {
   /** Makes a device; with a table it becomes live at once, without one it is empty. */
   create: {
     /** `restored`: the table was live in a daemon before this one. */
-    params: { name: string; table?: string; readOnly?: boolean; restored?: boolean };
+    params: {
+      name: string;
+      table?: string;
+      readOnly?: boolean;
+      restored?: boolean;
+      /** Region tables that its targets have before anybody can see them. */
+      regions?: readonly RegionsAt[];
+    };
     result: Created;
   };
   /** Puts a table into the inactive slot (replacing one that is there). */
@@ -117,6 +132,17 @@ export interface QueueCommands {
   status: { params: { name: string }; result: TableLine[] };
   info: { params: { name: string }; result: DeviceInfo };
   message: { params: { name: string; sector: number; words: string[] }; result: string };
+  /** Puts regions, which have been checked in themselves, into the target at a sector. */
+  upload: { params: { name: string; sector: number; table: RegionUpload }; result: null };
+  /** Regions of the target at a sector; all of them if no part is asked for. */
+  download: {
+    params: { name: string; sector: number; first?: number; count?: number };
+    result: RegionsAt;
+  };
+  /** The whole tables of all targets in the live table that have one, as they are at one moment. */
+  regions: { params: { name: string }; result: RegionsAt[] };
+  /** Tells a target that changes it has told of are stored. It waits for no other command. */
+  regionsSaved: { params: { name: string; sector: number; generation: number }; result: null };
   ls: { params: Record<string, never>; result: DeviceInfo[] };
   targets: { params: Record<string, never>; result: TargetVersion[] };
   /** The size of a backing that a copy could read. */

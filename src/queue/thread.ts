@@ -78,8 +78,8 @@ class Queue {
       return null;
     };
     return {
-      create: async ({ name, table, readOnly, restored }) => {
-        const device = await devices.create(name, table, readOnly ?? false, restored ?? false);
+      create: async ({ name, table, readOnly, restored, regions }) => {
+        const device = await devices.create(name, table, readOnly, restored, regions);
         changed(name, 'create');
         return { counters: device.counters.buffer };
       },
@@ -111,6 +111,16 @@ class Queue {
       status: ({ name }) => devices.status(name),
       info: ({ name }) => devices.info(name),
       message: ({ name, sector, words }) => devices.message(name, sector, words),
+      upload: async ({ name, sector, table }) => {
+        await devices.upload(name, sector, table);
+        return null;
+      },
+      download: ({ name, sector, first, count }) => devices.download(name, sector, first, count),
+      regions: ({ name }) => devices.regions(name),
+      regionsSaved: async ({ name, sector, generation }) => {
+        await devices.regionsSaved(name, sector, generation);
+        return null;
+      },
       ls: () => devices.ls(),
       targets: () => targetTypes.map(({ name, version }) => ({ name, version: [...version] })),
       listen: ({ address }) => this.#server.listen(address),
