@@ -7,6 +7,7 @@
 import { spawnSync } from 'node:child_process';
 import { access, mkdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../../src/base/errors.js';
 import { atExit } from './at-exit.js';
 import { run } from './program.js';
@@ -24,6 +25,19 @@ export interface XfsMount {
   unmount(): Promise<void>;
 }
 
+/** A server that has been killed may hold its files for a moment longer. */
+async function unmount(directory: string, signal: AbortSignal): Promise<void> {
+  for (let tries = 50; ; tries--) {
+    try {
+      await run('umount', [directory], signal);
+      return;
+    } catch (error) {
+      if (tries === 0) throw error;
+      await sleep(100);
+    }
+  }
+}
+
 /** Mounts a new XFS with room for a file of `bytes`. Throws LeftOutError where that cannot be. */
 export async function mountXfs(
   scratch: string,
@@ -39,7 +53,7 @@ export async function mountXfs(
   const whole = new AbortController().signal;
   // Works in any state.
   const undo = async (): Promise<void> => {
-    if (mounted) await run('umount', [directory], whole);
+    if (mounted) await unmount(directory, whole);
     mounted = false;
     if (device !== null) await run('losetup', ['--detach', device], whole);
     device = null;
@@ -57,7 +71,7 @@ export async function mountXfs(
     await mkdir(directory);
     await writeFile(image, '', { mode: 0o600 });
     // Sparse: the served file, and the COWs and overlays of a run beside it.
-    await truncate(image, 3 * bytes + overheadBytes);
+    await truncate(image, 4 * bytes + overheadBytes);
     device = (await run('losetup', ['--find', '--show', image], whole)).trim();
     await run('mkfs.xfs', ['-q', device], whole);
     await run('mount', ['-t', 'xfs', '-o', 'noatime', device, directory], whole);

@@ -224,7 +224,7 @@ export const regionSaveMilliseconds = 1_000;
 // Region tables.
 
 /** Slots of 64 bits that are allocated at once, when the first of their entries is changed. */
-export const regionLeafSlots = 512;
+export const regionLeafSlots = 4096;
 /** Beyond it, a table would take more than half a GiB. */
 export const regions = 2 ** 28;
 /** An entry has 16 bits. */

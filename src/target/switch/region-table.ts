@@ -7,7 +7,7 @@
  *               | entry 20  ...  entry 10  ...  entry 1 entry 0
  *               |      high half     |      low half
  *
- * There are two levels. A leaf is 512 slots in shared memory, and is allocated when an entry in it
+ * There are two levels. A leaf is 4096 slots in shared memory, and is allocated when an entry in it
  * first differs from the default, which is round robin: region i is on path i modulo paths. Leaves
  * of a table that came as a whole are views into what it came in.
  *
