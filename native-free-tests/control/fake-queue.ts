@@ -46,6 +46,8 @@ export class FakeQueue implements QueueCalls {
   /** Commands in the order in which they came: `resume a`. */
   readonly calls: string[] = [];
   /** Status words of a device's first line, where it has any. */
+  /** What switch targets answer to `move_status`. */
+  moveStatus = '';
   readonly statuses = new Map<string, string>();
   /** Connected clients. */
   readonly clients = new Map<string, number>();
@@ -234,6 +236,7 @@ export class FakeQueue implements QueueCalls {
         }
         return '';
       }
+      if (words[0] === 'move_status' && this.moveStatus !== '') return this.moveStatus;
       return `${sector}: ${words.join('|')}`;
     },
     upload: ({ name, sector, table }) => {

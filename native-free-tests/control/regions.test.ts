@@ -115,6 +115,21 @@ t.test('stored regions', async (t) => {
     t.same(one.queue.routes('vol'), [1, 1, 1, 1]);
   });
 
+  t.test('are not written over while regions move: the file never says what is past', async (t) => {
+    const one = await start();
+    await one.catalogue.create({ name: 'vol', table: switchOf(4, 2) });
+    await one.upload('vol', tableOf([1, 1, 1, 1], 2));
+    one.queue.moveStatus = 'running 0 1 1 4 512 3 2';
+    let asked = false;
+    one.queue.before = (command) => {
+      if (command === 'upload') asked = true;
+    };
+    const refused = { code: 'EBUSY', message: /a move is under way/ };
+    await t.rejects(one.upload('vol', tableOf([0, 0, 0, 0], 2)), refused);
+    t.notOk(asked);
+    t.same((await restarted(one)).queue.routes('vol'), [1, 1, 1, 1]);
+  });
+
   t.test('of a device of the command line are nowhere', async (t) => {
     const one = await start();
     const vol = { name: 'vol', table: switchOf(4, 2), readOnly: false };

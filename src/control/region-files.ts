@@ -13,7 +13,7 @@
  * command (suspend, say) may wait for requests that wait for a region to be stored.
  */
 
-import { EINVAL } from '../base/errno.js';
+import { EBUSY, EINVAL } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { regionFileBytes } from '../base/limits.js';
 import { parseTable } from '../device/table-text.js';
@@ -115,6 +115,7 @@ export class RegionFiles {
         await this.#queue.call('upload', { name, sector, table });
         return at;
       }
+      if (table.whole) await this.#refuseMoving(name, here.sector);
       await this.#write(name, await this.#after(name, entry, at));
       try {
         await this.#queue.call('upload', { name, sector, table });
@@ -127,6 +128,16 @@ export class RegionFiles {
       }
       return at;
     });
+  }
+
+  /**
+   * The target would refuse a whole table while it moves regions, but the file comes first: after a
+   * crash between the two, regions would be where they have been moved away from.
+   */
+  async #refuseMoving(name: string, sector: number): Promise<void> {
+    const status = await this.#queue.call('message', { name, sector, words: ['move_status'] });
+    if (!status.startsWith('running ')) return;
+    throw new MapperError(EBUSY, 'a move is under way, wanted its end before a whole table');
   }
 
   /** The tables as they are to be after an upload. */

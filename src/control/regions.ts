@@ -23,6 +23,7 @@ import { switchLines } from './region-files.js';
 
 /** The messages after which a switch target's table may be another. */
 const changingMessages = new Set(['set_region_mappings']);
+const beginsMove = 'move_regions';
 
 export class Regions {
   readonly #queue: QueueCalls;
@@ -97,9 +98,12 @@ export class Regions {
     const isSwitch = switchLines(live).some(
       (line) => line.sector <= sector && sector < line.endSector,
     );
-    if (!isSwitch || !changingMessages.has((words[0] as string).toLowerCase())) {
-      return this.#queue.call('message', params);
+    const verb = (words[0] as string).toLowerCase();
+    if (isSwitch && verb === beginsMove) {
+      // Not between an upload's look at what is moving and its end.
+      return this.#catalogue.exclusively([name], () => this.#queue.call('message', params));
     }
+    if (!isSwitch || !changingMessages.has(verb)) return this.#queue.call('message', params);
     const save = this.#catalogue.regionSaver(name);
     let failure: unknown = null;
     const answer = await this.#queue.call('message', params).catch((error: unknown) => {
