@@ -63,7 +63,8 @@ eachEngine(t, 'copies', ['cmp'], async (t, engine) => {
       t.match(info, { state: 'done', totalBytes: bytes, doneBytes: bytes });
       await t.resolves(succeed('cmp', [source, made]));
       t.equal(statSync(made).mode & 0o777, 0o600);
-      if (engine === 'uring') t.ok(allocated(made) <= allocated(source), 'holes stay holes');
+      const most = allocated(source) + 64 * KiB;
+      if (engine === 'uring') t.ok(allocated(made) <= most, 'holes stay holes');
       if (requires('qemu-img') === false) {
         await t.resolves(succeed('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', source, made]));
       }
@@ -83,12 +84,13 @@ eachEngine(t, 'copies', ['cmp'], async (t, engine) => {
       const info = await copy(daemon, source, full, '--zeroes');
       t.match(info, { skippedBytes: bytes - (bytes / 4) * 0.75, methods: ['read and write'] });
       t.ok(sameContent(source, full));
-      if (engine === 'uring') t.ok(allocated(full) <= (bytes / 4) * 0.75, 'the file shrank');
+      // A block more or less is the file system's own.
+      const most = (bytes / 4) * 0.75 + 64 * KiB;
+      if (engine === 'uring') t.ok(allocated(full) <= most, 'the file shrank');
       const made = files.file('thin.img');
       await copy(daemon, source, made, '--zeroes');
       t.ok(sameContent(source, made));
-      // A block more or less is the file system's own.
-      t.ok(allocated(made) <= (bytes / 4) * 0.75 + 64 * KiB);
+      t.ok(allocated(made) <= most);
     });
 
     await t.test('parts', async (t) => {
