@@ -161,6 +161,11 @@ export class Connections implements ConnectionHandler {
     else awaited.resolve({ socket, peer });
   }
 
+  /** Those that have come and nobody has asked for. */
+  get waiting(): number {
+    return this.#come.length;
+  }
+
   next(): Promise<{ socket: EngineSocket; peer: string }> {
     const awaited = new Deferred<{ socket: EngineSocket; peer: string }>(this.#io.engine);
     const connection = this.#come.shift();

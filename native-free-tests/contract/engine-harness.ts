@@ -69,6 +69,7 @@ export class EngineHarness implements TargetHarness {
       engine: this.engine,
       ios: this.ios,
       splits: this.#splits,
+      log: silent,
       event: () => {},
     });
   }

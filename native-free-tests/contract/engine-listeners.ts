@@ -2,22 +2,28 @@
 
 import {
   chmodSync,
+  closeSync,
   existsSync,
   lstatSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
+  readFileSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Test } from 'tap';
 import { EADDRINUSE } from '../../src/base/errno.js';
 import { MapperError } from '../../src/base/errors.js';
-import type { EngineListener, ListenAddress } from '../../src/engine/engine.js';
+import { keepAliveSeconds } from '../../src/base/limits.js';
+import type { EngineListener, ListenAddress, ListenSource } from '../../src/engine/engine.js';
 import { Connections, connected, drive, type Harness, type Peer } from './drive.js';
 import { unprivileged } from './engine-files.js';
 import type { MakeEngine } from './engine-suite.js';
+import { InheritedSocket } from './inherited-socket.js';
 
 export const loopback = { kind: 'tcp', host: '127.0.0.1', port: 0 } as const;
 
@@ -28,11 +34,22 @@ export function socketDirectory(t: Test): string {
   return directory;
 }
 
+/** Which timer runs for a connection, and how long still: from /proc/net/tcp. */
+function tcpTimer(port: number, peerPort: number): { timer: number; seconds: number } {
+  const hex = (number: number): string => number.toString(16).toUpperCase().padStart(4, '0');
+  const line = readFileSync('/proc/self/net/tcp', 'utf8')
+    .split('\n')
+    .find((text) => text.includes(`:${hex(port)} 0100007F:${hex(peerPort)} 01`));
+  const match = / ([0-9A-F]{2}):([0-9A-F]{8}) /.exec(line ?? '');
+  const ticks = Number.parseInt(match?.[2] ?? '', 16);
+  return { timer: Number.parseInt(match?.[1] ?? '', 16), seconds: ticks / 100 };
+}
+
 export function listenerTests(t: Test, makeEngine: MakeEngine, peer: Peer): void {
   /** What `listen` said, if it was refused; a listener that was not is closed. */
-  const refusal = async (io: Harness, address: ListenAddress): Promise<unknown> => {
+  const refusal = async (io: Harness, source: ListenSource): Promise<unknown> => {
     try {
-      const listener = await io.engine.listen(address, new Connections(io));
+      const listener = await io.engine.listen(source, new Connections(io));
       listener.close();
       return null;
     } catch (error) {
@@ -112,6 +129,90 @@ export function listenerTests(t: Test, makeEngine: MakeEngine, peer: Peer): void
     }
   });
 
+  t.test('has TCP ask after peers that say nothing', async (t) => {
+    await drive(await makeEngine(), async (io) => {
+      const { listener, socket, peerAddress } = await connected(io, peer, loopback);
+      const port = listener.address.kind === 'tcp' ? listener.address.port : 0;
+      const peerPort = Number(peerAddress.split(':').at(-1));
+      const { timer, seconds } = tcpTimer(port, peerPort);
+      t.equal(timer, 2, 'the timer that runs is that of keepalive');
+      t.ok(seconds > keepAliveSeconds - 60 && seconds <= keepAliveSeconds + 1, `${seconds} s`);
+      socket.close();
+      listener.close();
+    });
+  });
+
+  t.test('tells IPv4 clients of an IPv6 socket by their IPv4 address', async (t) => {
+    await drive(await makeEngine(), async (io) => {
+      const connections = new Connections(io);
+      let listener: EngineListener;
+      try {
+        listener = await io.engine.listen({ ...loopback, host: '::' }, connections);
+      } catch (error) {
+        t.type(error, MapperError);
+        t.pass('there is none here');
+        return;
+      }
+      const address = { ...listener.address, host: '127.0.0.1' };
+      await peer.ask(io, { verb: 'connect', address });
+      const { socket, peer: name } = await connections.next();
+      t.match(name, /^127\.0\.0\.1:\d+$/);
+      socket.close();
+      listener.close();
+    });
+  });
+
+  t.test('serves on a socket that it inherits, and leaves it to its owner', async (t) => {
+    const path = join(socketDirectory(t), 's');
+    for (const wanted of [loopback, { kind: 'unix', path } as const]) {
+      const inherited = await InheritedSocket.make(t, wanted);
+      const { fd, address } = inherited;
+      await drive(await makeEngine(), async (io) => {
+        const connections = new Connections(io);
+        const listener = await io.engine.listen({ kind: 'fd', fd }, connections);
+        t.same(listener.address, address, 'tells where it is');
+        for (let i = 1; i <= 3; i++) {
+          const { value: connection, text } = await peer.ask(io, { verb: 'connect', address });
+          const { socket, peer: name } = await connections.next();
+          t.equal(name, wanted.kind === 'tcp' ? text : `unix:${path}#${i}`);
+          const memory = io.memory(4096);
+          await peer.ask(io, { verb: 'write', connection, bytes: 1, pieceBytes: 1, seed: 5 });
+          t.equal(await io.receive(socket, memory, 100), 1, 'receives');
+          socket.close();
+        }
+        listener.close();
+        listener.close();
+        await io.sleep(10);
+        if (wanted.kind === 'unix') t.ok(existsSync(path), 'the file is not ours');
+        const { error } = await peer.answer(io, { verb: 'connect', address });
+        t.equal(error, null, 'the socket still listens');
+        t.equal(connections.waiting, 0, 'but not for us');
+      });
+      await inherited.wakeOwner();
+      const target = address.kind === 'unix' ? { path } : { ...address };
+      connect(target).on('error', () => {});
+      await inherited.accepted();
+      t.pass('the owner goes on');
+    }
+  });
+
+  t.test('refuses a descriptor that is no listening socket', async (t) => {
+    const file = openSync(join(socketDirectory(t), 'file'), 'w');
+    await drive(await makeEngine(), async (io) => {
+      for (const [fd, found] of [
+        [file, /wanted a listening socket$/],
+        [1_000_000, /bad file descriptor|EBADF/],
+      ] as const) {
+        const error = await refusal(io, { kind: 'fd', fd });
+        t.type(error, MapperError);
+        t.match((error as MapperError).message, `descriptor ${fd}`, 'the text names it');
+        t.match((error as MapperError).message, found);
+      }
+    });
+    closeSync(file);
+    t.pass('and leaves it open');
+  });
+
   t.test('accepts many connections', async (t) => {
     await drive(await makeEngine(), async (io) => {
       const connections = new Connections(io);
@@ -188,6 +289,22 @@ export function listenerTests(t: Test, makeEngine: MakeEngine, peer: Peer): void
       listener.close();
       await io.sleep(5);
       t.ok(existsSync(path));
+    });
+  });
+
+  t.test('is closed where its file cannot be removed any more', async (t) => {
+    const directory = socketDirectory(t);
+    const address = { kind: 'unix', path: join(directory, 's') } as const;
+    await drive(await makeEngine(), async (io) => {
+      const listener = await io.engine.listen(address, new Connections(io));
+      chmodSync(directory, 0o555);
+      unprivileged(() => listener.close());
+      chmodSync(directory, 0o700);
+      await io.sleep(10);
+      const { error } = await peer.answer(io, { verb: 'connect', address });
+      t.equal(error, 'ECONNREFUSED');
+      const again = await io.engine.listen(address, new Connections(io));
+      again.close();
     });
   });
 

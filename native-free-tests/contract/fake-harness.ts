@@ -6,6 +6,7 @@ import { MapperError } from '../../src/base/errors.js';
 import { CopyEngine } from '../../src/copy/engine.js';
 import { EXTENT_HOLE, EXTENT_ZERO, type ExtentList } from '../../src/device/extent-list.js';
 import {
+  FLAG_DEPTH,
   FLAG_FUA,
   FLAG_NO_HOLE,
   FLAG_ONE,
@@ -102,6 +103,11 @@ class FakeBacking implements Backing, IoContinuation {
   #describe(io: Io, extents: ExtentList): void {
     const end = io.backingOffset + io.length;
     let at = io.backingOffset;
+    if ((io.flags & FLAG_DEPTH) !== 0) {
+      extents.push(io.length, 1);
+      io.complete(0);
+      return;
+    }
     do {
       const result = this.#file.extentEnd(at);
       const next = Math.min(end, Math.abs(result));

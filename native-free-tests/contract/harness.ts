@@ -46,7 +46,7 @@ export function contextAt(
     copies: harness.copies,
     log,
     restored: false,
-    host: { hold: async () => {}, letGo() {}, event() {} },
+    host: { name: 'subject', hold: async () => {}, letGo() {}, event() {} },
     openBacking: (word, sectorsNeeded) => harness.openBacking(word, sectorsNeeded),
   };
 }

@@ -13,7 +13,22 @@ export interface TargetCase {
   readonly owns: readonly (readonly [number, number, number])[];
   /** What becomes of data: it is kept, reads are zeroes, or all I/O fails. */
   readonly keeps: 'data' | 'zeroes' | 'nothing';
+  /** How deep its data is before it is written, over backings that have all of it... */
+  readonly depth: number;
+  /** ...and what is written, with the unit in which that shows, in bytes. */
+  readonly writtenDepth: number;
+  readonly depthUnit: number;
 }
+
+/** All of it is there from the start, in the lowest layer. */
+const flat = { depth: 1, writtenDepth: 1, depthUnit: 1 };
+const nowhere = { depth: 0, writtenDepth: 0, depthUnit: 1 };
+/** What is not in its own chunks is in the layer beneath. */
+const layered = (chunkSectors: number) => ({
+  depth: 2,
+  writtenDepth: 1,
+  depthUnit: chunkSectors * 512,
+});
 
 const lengthSectors = 480;
 /**
@@ -34,6 +49,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a]) => [`${a}`, '0'],
     owns: [[0, 0, lengthSectors]],
     keeps: 'data',
+    ...flat,
   },
   {
     target: 'linear',
@@ -43,6 +59,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a]) => [`${a}`, '37'],
     owns: [[0, 37, lengthSectors]],
     keeps: 'data',
+    ...flat,
   },
   {
     target: 'striped',
@@ -55,6 +72,7 @@ export const targetCases: readonly TargetCase[] = [
       [1, 60, 240],
     ],
     keeps: 'data',
+    ...flat,
   },
   {
     target: 'striped',
@@ -68,6 +86,7 @@ export const targetCases: readonly TargetCase[] = [
       [1, 0, 160],
     ],
     keeps: 'data',
+    ...flat,
   },
   {
     target: 'zero',
@@ -77,6 +96,7 @@ export const targetCases: readonly TargetCase[] = [
     args: () => [],
     owns: [],
     keeps: 'zeroes',
+    ...nowhere,
   },
   {
     target: 'error',
@@ -86,6 +106,7 @@ export const targetCases: readonly TargetCase[] = [
     args: () => [],
     owns: [],
     keeps: 'nothing',
+    ...nowhere,
   },
   {
     target: 'error',
@@ -95,6 +116,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a]) => [`${a}`, '8'],
     owns: [],
     keeps: 'nothing',
+    ...nowhere,
   },
   {
     target: 'delay',
@@ -104,6 +126,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a]) => [`${a}`, '20', '0'],
     owns: [[0, 20, lengthSectors]],
     keeps: 'data',
+    ...flat,
   },
   {
     target: 'delay',
@@ -113,6 +136,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a]) => [`${a}`, '20', '1', `${a}`, '20', '2', `${a}`, '20', '3'],
     owns: [[0, 20, lengthSectors]],
     keeps: 'data',
+    ...flat,
   },
   {
     target: 'flakey',
@@ -122,6 +146,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a]) => [`${a}`, '20', '1000000', '1'],
     owns: [[0, 20, lengthSectors]],
     keeps: 'data',
+    ...flat,
   },
   {
     target: 'flakey',
@@ -131,6 +156,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a]) => [`${a}`, '20', '0', '1'],
     owns: [],
     keeps: 'nothing',
+    ...flat,
   },
   {
     target: 'flakey',
@@ -140,6 +166,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a]) => [`${a}`, '20', '0', '1', '5', 'corrupt_bio_byte', '4000000', 'r', '1', '0'],
     owns: [[0, 20, lengthSectors]],
     keeps: 'data',
+    ...flat,
   },
   {
     target: 'memory',
@@ -149,6 +176,9 @@ export const targetCases: readonly TargetCase[] = [
     args: () => [],
     owns: [],
     keeps: 'data',
+    depth: 0,
+    writtenDepth: 1,
+    depthUnit: 65_536,
   },
   {
     target: 'snapshot-origin',
@@ -158,6 +188,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a]) => [`${a}`],
     owns: [[0, beginSectors, lengthSectors]],
     keeps: 'data',
+    ...flat,
   },
   {
     target: 'snapshot',
@@ -167,6 +198,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a, b]) => [`${a}`, `${b}`, 'P', '8'],
     owns: [[1, 0, cowSectors]],
     keeps: 'data',
+    ...layered(8),
   },
   {
     target: 'snapshot',
@@ -176,6 +208,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a, b]) => [`${a}`, `${b}`, 'PO', '0'],
     owns: [[1, 0, cowSectors]],
     keeps: 'data',
+    ...layered(32),
   },
   {
     target: 'snapshot',
@@ -185,6 +218,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a, b]) => [`${a}`, `${b}`, 'N', '8'],
     owns: [[1, 0, lengthSectors]],
     keeps: 'data',
+    ...layered(8),
   },
   {
     target: 'snapshot',
@@ -194,6 +228,7 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a, b]) => [`${a}`, `${b}`, 'N', '1024', '1', 'discard_zeroes_cow'],
     owns: [[1, 0, cowSectors]],
     keeps: 'data',
+    ...layered(1024),
   },
   {
     target: 'snapshot-merge',
@@ -206,6 +241,33 @@ export const targetCases: readonly TargetCase[] = [
       [1, 0, cowSectors],
     ],
     keeps: 'data',
+    ...flat,
+  },
+  {
+    target: 'log-writes',
+    title: 'a log with room',
+    lengthSectors,
+    backingSectors: [originEnd + 3, 2000],
+    args: ([a, b]) => [`${a}`, `${b}`],
+    owns: [
+      [0, beginSectors, lengthSectors],
+      [1, 0, 2000],
+    ],
+    keeps: 'data',
+    ...flat,
+  },
+  {
+    target: 'log-writes',
+    title: 'a log that is full at once',
+    lengthSectors,
+    backingSectors: [originEnd, 20],
+    args: ([a, b]) => [`${a}`, `${b}`],
+    owns: [
+      [0, beginSectors, lengthSectors],
+      [1, 0, 20],
+    ],
+    keeps: 'data',
+    ...flat,
   },
   {
     target: 'switch',
@@ -220,6 +282,7 @@ export const targetCases: readonly TargetCase[] = [
       return [path, ([20, 0, 5][path] as number) + first, Math.min(7, lengthSectors - first)];
     }),
     keeps: 'data',
+    ...flat,
   },
   {
     target: 'switch',
@@ -229,5 +292,6 @@ export const targetCases: readonly TargetCase[] = [
     args: ([a]) => ['1', '4294967295', '0', `${a}`, '9'],
     owns: [[0, 9, lengthSectors]],
     keeps: 'data',
+    ...flat,
   },
 ];

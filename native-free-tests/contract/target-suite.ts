@@ -9,6 +9,7 @@ import type { Backing } from '../../src/backing/backing.js';
 import { EIO, EOPNOTSUPP } from '../../src/base/errno.js';
 import { EXTENT_HOLE, EXTENT_ZERO } from '../../src/device/extent-list.js';
 import {
+  FLAG_DEPTH,
   FLAG_FAST,
   FLAG_FUA,
   FLAG_HOLES_OK,
@@ -103,6 +104,7 @@ async function caseSuite(t: Test, each: TargetCase, factory: HarnessFactory): Pr
   await run('keeps a model of its contents under random requests', matchesModel);
   await run('leaves what is not its own alone', staysInside);
   await run('tells extents that are true', tellsExtents);
+  await run('tells how deep its data is', tellsDepths);
   await run('carries out many requests at once', runsManyAtOnce);
   await run('obeys the flags of ZERO', zeroes);
   await run('takes a FLUSH and writes with FUA', flushes);
@@ -260,6 +262,61 @@ async function tellsExtents(t: Test, subject: Subject): Promise<void> {
     const full = await device.status(offset, length, 0, 1);
     t.equal(full.extents.length, 1, 'as many extents as the list holds');
   }
+}
+
+/** What STATUS tells of a range, byte by byte; the list may hold `capacity` extents. */
+async function depthsOf(
+  device: MiniDevice,
+  offset: number,
+  length: number,
+  capacity = 16,
+): Promise<number[]> {
+  const depths: number[] = [];
+  while (depths.length < length) {
+    const at = depths.length;
+    const told = await device.status(offset + at, length - at, FLAG_DEPTH, capacity);
+    if (told.errno !== 0 || told.extents.length === 0) throw new Error(`errno ${told.errno}`);
+    for (const [bytes, depth] of told.extents) {
+      for (let i = 0; i < bytes; i++) depths.push(depth);
+    }
+  }
+  if (depths.length > length) throw new Error('extents pass the end');
+  return depths;
+}
+
+async function tellsDepths(t: Test, subject: Subject): Promise<void> {
+  const { device } = subject;
+  const { depth, depthUnit, writtenDepth } = subject.case;
+  const { beginBytes, lengthBytes } = device;
+  const wanted = new Array<number>(lengthBytes).fill(depth);
+  const check = async (): Promise<void> => {
+    for (const [offset, length, capacity] of [
+      [0, lengthBytes, 16],
+      [0, lengthBytes, 1],
+      [69_999, 10_002, 16],
+      [1, 1, 16],
+    ] as const) {
+      const found = await depthsOf(device, offset, length, capacity);
+      const wrong = found.findIndex((one, i) => one !== wanted[offset + i]);
+      t.equal(wrong, -1, `depths of ${length} bytes at ${offset}`);
+    }
+    const one = await device.status(0, lengthBytes, FLAG_DEPTH | FLAG_ONE);
+    t.equal(one.extents.length, 1, 'one extent');
+  };
+  await check();
+  for (const [offset, length] of [
+    [70_000, 10_000],
+    [100, 1],
+    [lengthBytes - 700, 700],
+  ] as const) {
+    await device.write(offset, pattern(length, 3));
+    // Snapshots have their chunks where the origin has them, others count from their begin.
+    const base = subject.case.target === 'snapshot' ? beginBytes : 0;
+    const from = Math.floor((base + offset) / depthUnit) * depthUnit - base;
+    const to = Math.ceil((base + offset + length) / depthUnit) * depthUnit - base;
+    wanted.fill(writtenDepth, Math.max(0, from), Math.min(lengthBytes, to));
+  }
+  await check();
 }
 
 async function runsManyAtOnce(t: Test, subject: Subject): Promise<void> {

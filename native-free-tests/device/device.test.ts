@@ -23,6 +23,7 @@ class Bench extends World {
       engine: this.engine,
       ios: this.ios,
       splits: new SplitPool(this.ios),
+      log: this.log,
       event() {},
     };
     this.device = new Device('subject', false, context);
@@ -449,6 +450,83 @@ t.test('renames a device under others', async (t) => {
   await t.rejects(world.wait(world.devices.rename('new name', 'new name')), { code: 'EEXIST' });
   await world.create('low', '0 1 zero');
   t.equal(world.devices.ls().length, 3, 'the old name is free');
+});
+
+t.test('goes on after a failed suspend, whatever its targets say to that', async (t) => {
+  for (const failing of ['suspending', 'suspend', 'both'] as const) {
+    await t.test(failing, async (t) => {
+      const world = new World();
+      const targets = [new RecordingTarget(), new RecordingTarget(), new RecordingTarget()];
+      const [first, second, third] = targets as [RecordingTarget, RecordingTarget, RecordingTarget];
+      const device = await world.create('a', '0 8 zero');
+      device.live = tableOf(targets.map((target) => [8, target]));
+      const fail = async (): Promise<void> => {
+        throw new Error('it will not');
+      };
+      if (failing === 'suspending') {
+        second.suspending = () => {
+          throw new Error('it will not');
+        };
+      } else {
+        third.suspend = fail;
+      }
+      first.resume = fail;
+      if (failing === 'both') second.resume = fail;
+      const suspended = device.suspend(true);
+      const ends: number[] = [];
+      world.client(device).send(READ, 0, 512, {}, ({ errno }) => ends.push(errno));
+      await t.rejects(suspended, { message: 'it will not' });
+      t.equal(device.suspended, false);
+      first.end(0);
+      t.strictSame(ends, [0], 'what waited goes on');
+      t.ok(third.told.includes('resume'), 'and so do the other targets');
+      const logged = world.logged.filter((text) => text.startsWith('cannot resume'));
+      t.equal(logged.length, failing === 'both' ? 2 : 1);
+      t.equal(logged[0], 'cannot resume after a failure: it will not');
+      world.atRest();
+    });
+  }
+});
+
+t.test('goes back to its old table, whatever the targets say to that', async (t) => {
+  const world = new World();
+  const targets = Array.from({ length: 4 }, () => new RecordingTarget());
+  const [old, other, next, last] = targets as [
+    RecordingTarget,
+    RecordingTarget,
+    RecordingTarget,
+    RecordingTarget,
+  ];
+  const fail = (text: string) => async (): Promise<void> => {
+    throw new Error(text);
+  };
+  const device = await world.create('a', '0 8 zero');
+  const live = tableOf([
+    [8, old],
+    [8, other],
+  ]);
+  device.live = live;
+  device.inactive = tableOf([
+    [8, next],
+    [8, last],
+  ]);
+  last.resume = fail('refused');
+  next.suspend = fail('nor this');
+  old.resume = fail('nor that');
+  const ends: number[] = [];
+  const resumed = device.resume();
+  world.client(device).send(READ, 0, 512, {}, ({ errno }) => ends.push(errno));
+  await t.rejects(resumed, { message: 'refused' }, 'the first failure is what is told');
+  t.equal(device.live, live);
+  t.equal(device.suspended, false);
+  old.end(0);
+  t.strictSame(ends, [0]);
+  t.strictSame(other.told.at(-1), 'resume');
+  t.strictSame(
+    world.logged.filter((text) => text.startsWith('cannot ')),
+    ['cannot suspend after a failure: nor this', 'cannot resume after a failure: nor that'],
+  );
+  world.atRest();
 });
 
 t.test('creates devices with names that can be written', async (t) => {

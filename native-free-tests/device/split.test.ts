@@ -37,6 +37,7 @@ class Bench extends World {
       engine: this.engine,
       ios: this.ios,
       splits: new SplitPool(this.ios),
+      log: this.log,
       event() {},
     };
     this.device = new Device('subject', false, context);

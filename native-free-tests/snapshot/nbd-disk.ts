@@ -30,6 +30,10 @@ export class NbdDisk implements StampedDisk {
     await this.#request({ type: CMD.flush });
   }
 
+  async trim(offset: number, length: number): Promise<void> {
+    await this.#request({ type: CMD.trim, offset, length });
+  }
+
   async #request(request: Request): Promise<Reply> {
     const cookie = ++this.#cookie;
     const answered = new Promise<Reply>((resolve) => this.#waiting.set(cookie, resolve));

@@ -31,11 +31,27 @@ class Model {
     return length;
   }
 
+  filledLength(oldChunk: number, max: number): number {
+    let length = 0;
+    while (length < max && this.map.has(oldChunk + length)) length++;
+    return length;
+  }
+
   gapLength(oldChunk: number, max: number): number {
     let length = 0;
     while (length < max && !this.map.has(oldChunk + length)) length++;
     return length;
   }
+}
+
+/** The table tells it leaf by leaf. */
+function filledLength(table: ExceptionTable, oldChunk: number, max: number): number {
+  let length = 0;
+  for (let more = -1; length < max && more !== 0; length += more) {
+    more = table.filledLength(oldChunk + length, max - length);
+    if (more > max - length) throw new Error('more than was asked for');
+  }
+  return length;
 }
 
 /** Everything that the table says is what the map says. */
@@ -105,6 +121,7 @@ t.test('is a map with runs: any shape of inserts and removals', (t) => {
       for (let at = base - (base > 0 ? 500 : 0); at < base + chunks; at += 1 + next(5)) {
         if (table.runLength(at, 600) !== model.runLength(at, 600)) return false;
         if (table.gapLength(at, 600) !== model.gapLength(at, 600)) return false;
+        if (filledLength(table, at, 600) !== model.filledLength(at, 600)) return false;
         if (table.find(at) !== (model.map.get(at) ?? -1)) return false;
       }
       const wrong = mismatch(table, model);
@@ -175,6 +192,9 @@ t.test('packs runs', (t) => {
     t.equal(table.gapLength(12, 7), 7);
     t.equal(table.gapLength(0, 100), 8);
     t.equal(table.gapLength(11, 100), 0);
+    t.equal(table.filledLength(9, 100), 3);
+    t.equal(table.filledLength(9, 2), 2);
+    t.equal(table.filledLength(7, 100), 0);
     t.end();
   });
 
@@ -182,6 +202,7 @@ t.test('packs runs', (t) => {
     table.insert(12, 200);
     t.equal(runs().length, 2);
     t.equal(table.runLength(11, 10), 1);
+    t.equal(table.filledLength(11, 10), 2, 'but all of them are there');
     t.end();
   });
 

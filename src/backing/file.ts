@@ -24,6 +24,7 @@ import { blockBytesMax } from '../base/limits.js';
 import type { ErrorLog } from '../device/error-log.js';
 import { EXTENT_HOLE, EXTENT_ZERO } from '../device/extent-list.js';
 import {
+  FLAG_DEPTH,
   FLAG_FAST,
   FLAG_FUA,
   FLAG_HOLES_OK,
@@ -333,8 +334,10 @@ export class FileBacking implements IoContinuation {
     assert(list !== null, 'a status request brings a list');
     const end = io.backingOffset + io.length;
     let position = io.backingOffset;
-    if (!this.#file.canExtents) {
-      list.push(io.length, 0);
+    const depth = (io.flags & FLAG_DEPTH) !== 0;
+    if (depth || !this.#file.canExtents) {
+      // A file is the lowest layer there is: all of it is there.
+      list.push(io.length, depth ? 1 : 0);
       io.complete(0);
       return;
     }

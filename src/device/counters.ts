@@ -6,6 +6,7 @@
  *    6..11 bytes of them
  *   12     operations that ended with an error
  *   13     operations inside the device now
+ *   14     clients that are connected to its export now
  *   16     latency of reads, then of writes, then of flushes, 35 fields each:
  *          count, sum in microseconds, maximum in microseconds, and 32 buckets; bucket n counts
  *          latencies of at least 2^n and less than 2^(n+1) microseconds (bucket 0: less than 2)
@@ -17,6 +18,7 @@ const OPERATIONS = 0;
 const BYTES = 6;
 const ERRORS = 12;
 const IN_FLIGHT = 13;
+const CONNECTIONS = 14;
 const LATENCY = 16;
 const BUCKETS = 32;
 const LATENCY_FIELDS = 3 + BUCKETS;
@@ -36,6 +38,10 @@ export class Counters {
 
   setInFlight(count: number): void {
     this.#fields[IN_FLIGHT] = count;
+  }
+
+  setConnections(count: number): void {
+    this.#fields[CONNECTIONS] = count;
   }
 
   /** Counts one operation that took that long. */
@@ -76,6 +82,11 @@ export interface DeviceStats {
   errors: number;
   inFlight: number;
   latency: { read: LatencyStats; write: LatencyStats; flush: LatencyStats };
+}
+
+/** Clients that are connected to a device's export. */
+export function readConnections(buffer: SharedArrayBuffer): number {
+  return new Float64Array(buffer)[CONNECTIONS] as number;
 }
 
 /** Reads a device's counters. */

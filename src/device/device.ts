@@ -11,11 +11,15 @@
 import type { Backing } from '../backing/backing.js';
 import { Deferred } from '../base/deferred.js';
 import { EINVAL, EIO, ENXIO } from '../base/errno.js';
-import { MapperError } from '../base/errors.js';
+import { MapperError, messageOf } from '../base/errors.js';
+import type { Log } from '../base/log.js';
 import type { Engine } from '../engine/engine.js';
-import { REMAPPED, type TargetEvent, type TargetHost } from '../target/target.js';
+import { REMAPPED, type Target, type TargetEvent, type TargetHost } from '../target/target.js';
+import { AwaitedIo } from './awaited-io.js';
+import type { ChangeMap } from './change-map.js';
 import { Counters } from './counters.js';
-import { FLUSH, type Io, type IoAccount, type IoOwner, type IoPool } from './io.js';
+import { changeMapsOf } from './device-changes.js';
+import { FLUSH, type Io, type IoAccount, type IoPool } from './io.js';
 import { FlushAll, pieceEnd, type SplitPool } from './split.js';
 import type { Slot, Table } from './table.js';
 
@@ -24,6 +28,7 @@ export interface DeviceContext {
   readonly engine: Engine;
   readonly ios: IoPool;
   readonly splits: SplitPool;
+  readonly log: Log;
   /** Told what targets have come to. */
   readonly event: (device: Device, event: TargetEvent) => void;
 }
@@ -51,6 +56,8 @@ export class Device implements IoAccount, TargetHost {
   readonly #engine: Engine;
   readonly #ios: IoPool;
   readonly #splits: SplitPool;
+  readonly #log: Log;
+  readonly #awaited: AwaitedIo;
   readonly #event: DeviceContext['event'];
   /** Requests that are mapped and have not ended. */
   #inside = 0;
@@ -73,6 +80,8 @@ export class Device implements IoAccount, TargetHost {
     this.#engine = context.engine;
     this.#ios = context.ios;
     this.#splits = context.splits;
+    this.#log = context.log;
+    this.#awaited = new AwaitedIo(context.engine, context.ios);
     this.#event = context.event;
   }
 
@@ -199,6 +208,11 @@ export class Device implements IoAccount, TargetHost {
     this.#goOn();
   }
 
+  /** Records of what has changed in it; they tell the truth or fail, whatever becomes of it. */
+  changeMaps(): ChangeMap[] {
+    return changeMapsOf(this);
+  }
+
   event(event: TargetEvent): void {
     // The kernel counts this one alone.
     if (event.what === 'invalid') this.eventNumber++;
@@ -208,21 +222,18 @@ export class Device implements IoAccount, TargetHost {
   async suspend(noFlush: boolean): Promise<void> {
     if (this.suspended) return;
     this.suspended = true;
-    for (const slot of this.live?.slots ?? []) slot.target.suspending?.();
-    await this.#drain();
+    // A table comes or goes by commands alone, and this is one.
     const table = this.live;
-    if (table === null) return;
     try {
+      for (const { target } of table?.slots ?? []) target.suspending?.();
+      await this.#drain();
+      if (table === null) return;
       if (!noFlush) await this.#flushNow(table);
-      for (const slot of table.slots) await slot.target.suspend?.();
+      for (const { target } of table.slots) await target.suspend?.();
     } catch (error) {
       // A flush that failed must be heard of: the device goes on with its old table, unless that is
       // to be destroyed.
-      if (!this.removed) {
-        await resumeAll(table);
-        this.suspended = false;
-        this.#goOn();
-      }
+      if (!this.removed) await this.#goBack(table);
       throw error;
     }
   }
@@ -239,7 +250,7 @@ export class Device implements IoAccount, TargetHost {
         throw new MapperError(ENXIO, `no table loaded into ${this.name}, wanted one`);
       }
       if (!this.suspended) return;
-      await resumeAll(this.live);
+      await this.#resumeAll(this.live);
       this.suspended = false;
       this.#goOn();
       return;
@@ -248,13 +259,9 @@ export class Device implements IoAccount, TargetHost {
     const suspendedHere = !this.suspended;
     if (suspendedHere) await this.suspend(false);
     try {
-      await resumeAll(next);
+      await this.#resumeAll(next);
     } catch (error) {
-      if (suspendedHere) {
-        if (old !== null) await resumeAll(old);
-        this.suspended = false;
-        this.#goOn();
-      }
+      if (suspendedHere) await this.#goBack(old);
       throw error;
     }
     this.live = next;
@@ -266,6 +273,37 @@ export class Device implements IoAccount, TargetHost {
     await old?.destroy();
   }
 
+  /** After a failure: goes on with the table that was there, whatever its targets say to that. */
+  async #goBack(table: Table | null): Promise<void> {
+    for (const { target } of table?.slots ?? []) await this.#bring(target, 'resume');
+    this.suspended = false;
+    this.#goOn();
+  }
+
+  /** Resumes a table's targets; if one refuses, those before it are suspended again. */
+  async #resumeAll(table: Table): Promise<void> {
+    const resumed: Target[] = [];
+    try {
+      for (const { target } of table.slots) {
+        await target.resume?.();
+        resumed.push(target);
+      }
+    } catch (error) {
+      for (const target of resumed) await this.#bring(target, 'suspend');
+      throw error;
+    }
+  }
+
+  /** On the way back from a failure, which is what is thrown: another one is logged. */
+  async #bring(target: Target, what: 'suspend' | 'resume'): Promise<void> {
+    try {
+      await target[what]?.();
+    } catch (error) {
+      const fields = { device: this.name, target: target.type.name };
+      this.#log.error(fields, `cannot ${what} after a failure: ${messageOf(error)}`);
+    }
+  }
+
   /** Flushes, whether suspended or not. Throws MapperError. */
   async flush(): Promise<void> {
     if (this.live !== null) await this.#flushNow(this.live);
@@ -273,16 +311,9 @@ export class Device implements IoAccount, TargetHost {
 
   /** Sends a flush past the suspension and waits for it. */
   async #flushNow(table: Table): Promise<void> {
-    const done = new Deferred<number>(this.#engine);
-    const owner: IoOwner = {
-      finished: (io) => {
-        const error = io.error;
-        this.#ios.give(io);
-        done.resolve(error);
-      },
-    };
-    this.#flush(table, this.#ios.take(FLUSH, 0, 0, owner));
-    const error = await done.promise;
+    const { io, ended } = this.#awaited.take(FLUSH, 0, 0);
+    this.#flush(table, io);
+    const error = await ended;
     if (error !== 0) throw new MapperError(error, `cannot flush ${this.name}`);
   }
 
@@ -337,20 +368,6 @@ export class Device implements IoAccount, TargetHost {
       await live?.destroy();
       await inactive?.destroy();
     }
-  }
-}
-
-/** Resumes a table's targets; if one refuses, those before it are suspended again. */
-async function resumeAll(table: Table): Promise<void> {
-  const resumed: Slot[] = [];
-  try {
-    for (const slot of table.slots) {
-      await slot.target.resume?.();
-      resumed.push(slot);
-    }
-  } catch (error) {
-    for (const slot of resumed) await slot.target.suspend?.();
-    throw error;
   }
 }
 

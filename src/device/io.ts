@@ -46,6 +46,11 @@ export const FLAG_FAST = 4;
 export const FLAG_HOLES_OK = 8;
 /** STATUS: the owner wants one extent only. */
 export const FLAG_ONE = 16;
+/**
+ * STATUS: extents carry a depth (qemu:allocation-depth) instead of the bits of base:allocation. 0:
+ * nothing is allocated; 1: in this device; 2: in what it is a snapshot of; and so on.
+ */
+export const FLAG_DEPTH = 32;
 
 /** Who is told that an Io has ended; `io.error` says how. */
 export interface IoOwner {

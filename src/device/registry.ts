@@ -75,6 +75,7 @@ export class DeviceRegistry {
       engine: this.#engine,
       ios: this.#ios,
       splits: this.#splits,
+      log: this.#log,
       event: this.#event,
     });
     this.#devices.set(name, device);
@@ -296,12 +297,13 @@ export class DeviceRegistry {
     return [...this.#devices.keys()].map((name) => this.info(name));
   }
 
-  /** A last flush of every device, those that stand on others first. */
-  async shutdown(): Promise<void> {
+  /** A last flush of every device, those that stand on others first; `tell` hears which is next. */
+  async shutdown(tell: (name: string) => void = () => {}): Promise<void> {
     const failures: string[] = [];
     for (;;) {
       const top = [...this.#devices.values()].find((device) => device.users.size === 0);
       if (top === undefined) break;
+      tell(top.name);
       const failure = await top.exclusively(async () =>
         top.removed ? null : await this.#unmake(top, []),
       );

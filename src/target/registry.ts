@@ -4,6 +4,7 @@ import { delay } from './delay/target.js';
 import { error } from './error/target.js';
 import { flakey } from './flakey/target.js';
 import { linear } from './linear/target.js';
+import { logWrites } from './log-writes/target.js';
 import { memory } from './memory/target.js';
 import { snapshot } from './snapshot/target.js';
 import { snapshotMerge } from './snapshot-merge/target.js';
@@ -19,6 +20,7 @@ export const targetTypes: readonly TargetType[] = [
   error,
   flakey,
   linear,
+  logWrites,
   memory,
   snapshot,
   snapshotMerge,

@@ -12,6 +12,7 @@ import { EINVAL } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import type { CopyEngine } from '../copy/engine.js';
+import type { ChangeMap } from '../device/change-map.js';
 import type { Io, IoPool, Operation } from '../device/io.js';
 import type { Engine } from '../engine/engine.js';
 
@@ -76,6 +77,8 @@ export interface TargetHost {
    */
   hold(): Promise<void>;
   letGo(): void;
+  /** What the device is called now. */
+  readonly name: string;
   /** Tells whoever watches the device that its target has come to a state (the kernel's uevent). */
   event(event: TargetEvent): void;
 }
@@ -133,6 +136,12 @@ export interface Target {
   upload?(table: RegionUpload): void | Promise<void>;
   /** So many regions from `first` on, in the same form. */
   download?(first: number, count: number): RegionUpload;
+
+  /**
+   * Records of what has changed in what this target shows, each since a moment of its own; offsets
+   * count from the target's begin. They change from call to call, as snapshots come and go.
+   */
+  changeMaps?(): readonly ChangeMap[];
 
   /** The kernel's INFO line behind the target name, perhaps empty. */
   status(): string;

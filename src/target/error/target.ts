@@ -40,7 +40,7 @@ class ErrorTarget implements Target {
 
   map(io: Io): number {
     if (io.operation !== STATUS) return -EIO;
-    // Data, so that nobody skips the range as a hole and misses the error.
+    // Data, so that nobody skips the range as a hole and misses the error. As a depth: nothing.
     (io.extents as ExtentList).push(io.length, 0);
     io.complete(0);
     return SUBMITTED;

@@ -11,6 +11,7 @@ import { type Backing, commonFeatures, type Features } from '../../backing/backi
 import { EIO, ENOMEM } from '../../base/errno.js';
 import type { ExtentList } from '../../device/extent-list.js';
 import {
+  FLAG_DEPTH,
   FLAG_FUA,
   FLAG_HOLES_OK,
   type Io,
@@ -169,7 +170,8 @@ class FlakeyTarget implements Target, IoOwner {
 
   /** Where reads fail or lie, nobody is told of holes: they would not be read. */
   #status(io: Io): number {
-    if (!this.#does.errorReads && !this.#corruptsReads) return this.#range.remap(io);
+    const tells = !this.#does.errorReads && !this.#corruptsReads;
+    if (tells || (io.flags & FLAG_DEPTH) !== 0) return this.#range.remap(io);
     (io.extents as ExtentList).push(io.length, 0);
     io.complete(0);
     return SUBMITTED;

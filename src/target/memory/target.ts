@@ -3,6 +3,7 @@
 import { type Backing, commonFeatures, type Features } from '../../backing/backing.js';
 import { EXTENT_HOLE, EXTENT_ZERO, type ExtentList } from '../../device/extent-list.js';
 import {
+  FLAG_DEPTH,
   FLAG_HOLES_OK,
   FLAG_NO_HOLE,
   FLAG_ONE,
@@ -25,6 +26,8 @@ const flagsOf: Record<PageState, number> = {
   zeroes: EXTENT_ZERO,
   data: 0,
 };
+
+const depthOf: Record<PageState, number> = { hole: 0, zeroes: 1, data: 1 };
 
 export const memory: TargetType = {
   name: 'memory',
@@ -115,10 +118,11 @@ class MemoryTarget implements Target {
   #describe(io: Io, offset: number, length: number, extents: ExtentList): number {
     const end = offset + length;
     const one = (io.flags & FLAG_ONE) !== 0;
+    const told = (io.flags & FLAG_DEPTH) !== 0 ? depthOf : flagsOf;
     let at = offset;
     do {
       const next = this.#pages.stateEnd(at, end);
-      if (!extents.push(next - at, flagsOf[this.#pages.stateAt(at)])) break;
+      if (!extents.push(next - at, told[this.#pages.stateAt(at)])) break;
       at = next;
     } while (at < end && !one);
     return at;

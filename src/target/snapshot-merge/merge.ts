@@ -19,7 +19,8 @@ import { EIO } from '../../base/errno.js';
 import { MapperError, messageOf } from '../../base/errors.js';
 import { mergeBytes } from '../../base/limits.js';
 import type { CopyJob, CopyOwner } from '../../copy/job.js';
-import { FLUSH, type Io, type IoOwner, WRITE } from '../../device/io.js';
+import { AwaitedIo } from '../../device/awaited-io.js';
+import { WRITE } from '../../device/io.js';
 import { IoQueue } from '../snapshot/io-queue.js';
 import type { Snapshot } from '../snapshot/snapshot.js';
 import type { MergeRun, StoreMerge } from '../snapshot/store.js';
@@ -34,6 +35,7 @@ export class Merge {
   readonly waiting = new IoQueue();
   readonly #snapshot: Snapshot;
   readonly #context: TargetContext;
+  readonly #io: AwaitedIo;
   /** Chunks of the origin that are being merged now. */
   readonly #chunks = new Set<number>();
   #stopping = false;
@@ -48,6 +50,7 @@ export class Merge {
   constructor(snapshot: Snapshot, context: TargetContext) {
     this.#snapshot = snapshot;
     this.#context = context;
+    this.#io = new AwaitedIo(context.engine, context.ios);
     this.writes = new TrackedIos(context.ios);
   }
 
@@ -107,11 +110,11 @@ export class Merge {
         this.#endBatch();
         if (!more) break;
       }
-      context.log.info({ device: context.deviceName }, 'snapshot is merged');
+      context.log.info({ device: context.host.name }, 'snapshot is merged');
       context.host.event({ what: 'merged' });
     } catch (error) {
       this.failed = true;
-      context.log.error({ device: context.deviceName }, `Merge failed: ${messageOf(error)}`);
+      context.log.error({ device: context.host.name }, `Merge failed: ${messageOf(error)}`);
       this.#chunks.clear();
       for (let io = this.waiting.shift(); io !== null; io = this.waiting.shift()) io.complete(EIO);
       this.#endBatch();
@@ -139,7 +142,8 @@ export class Merge {
     }
     await this.#drainWrites();
     await allEnded(runs.map((run) => this.#copy(run)));
-    await this.#flush(originBacking);
+    const errno = await this.#io.flush(originBacking);
+    if (errno !== 0) throw new MapperError(errno, 'cannot flush the origin');
     await merge.forget(count);
     for (const run of runs) table.remove(run.oldChunk, run.count);
     this.#chunks.clear();
@@ -160,17 +164,10 @@ export class Merge {
   /** Sends a write to the origin that goes nowhere: it ends when all snapshots have copied. */
   async #copyOutOthers(run: MergeRun): Promise<void> {
     const { offset, length } = this.#bytesOf(run);
-    const done = new Deferred<void>(this.#context.engine);
-    const owner: IoOwner = {
-      finished: (io) => {
-        this.#context.ios.give(io);
-        done.resolve();
-      },
-    };
-    const io = this.#context.ios.take(WRITE, offset, length, owner);
+    const { io, ended } = this.#io.take(WRITE, offset, length);
     io.backing = nowhere;
     this.#snapshot.origin.write(io);
-    await done.promise;
+    await ended;
   }
 
   async #drainWrites(): Promise<void> {
@@ -204,20 +201,6 @@ export class Merge {
     copies.start(job);
     const error = await done.promise;
     if (error !== null) throw error;
-  }
-
-  async #flush(backing: Backing): Promise<void> {
-    const done = new Deferred<number>(this.#context.engine);
-    const owner: IoOwner = {
-      finished: (io: Io) => {
-        const { error } = io;
-        this.#context.ios.give(io);
-        done.resolve(error);
-      },
-    };
-    backing.submit(this.#context.ios.take(FLUSH, 0, 0, owner));
-    const error = await done.promise;
-    if (error !== 0) throw new MapperError(error, 'cannot flush the origin');
   }
 }
 

@@ -7,7 +7,17 @@ import type { Backing, Features } from '../../backing/backing.js';
 import { commonFeatures } from '../../backing/backing.js';
 import { EINVAL, EIO, EOPNOTSUPP } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
-import { FLAG_FAST, type Io, type Operation, READ, STATUS, TRIM, ZERO } from '../../device/io.js';
+import type { ExtentList } from '../../device/extent-list.js';
+import {
+  FLAG_DEPTH,
+  FLAG_FAST,
+  type Io,
+  type Operation,
+  READ,
+  STATUS,
+  TRIM,
+  ZERO,
+} from '../../device/io.js';
 import { parseSnapshot, snapshotText } from '../snapshot/arguments.js';
 import { SnapshotHandle } from '../snapshot/handle.js';
 import type { OriginFrontend } from '../snapshot/origin.js';
@@ -70,6 +80,11 @@ class MergeTarget implements Target, OriginFrontend {
     const reads = operation === READ || operation === STATUS;
     if (newChunk >= 0) {
       if (reads) {
+        if ((io.flags & FLAG_DEPTH) !== 0) {
+          (io.extents as ExtentList).push(io.length, 1);
+          io.complete(0);
+          return SUBMITTED;
+        }
         snapshot.toCow(io, chunk, newChunk);
         return REMAPPED;
       }

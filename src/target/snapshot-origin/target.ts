@@ -2,10 +2,12 @@
 
 import { type Backing, commonFeatures, type Features } from '../../backing/backing.js';
 import { MapperError } from '../../base/errors.js';
+import type { ChangeMap } from '../../device/change-map.js';
 import { type Io, READ, STATUS } from '../../device/io.js';
 import { quoteWord } from '../../device/table-text.js';
 import { checkCount, openDevice } from '../arguments.js';
 import { asInKernel } from '../snapshot/arguments.js';
+import { originChanges } from '../snapshot/changes.js';
 import type { Origin, OriginFrontend } from '../snapshot/origin.js';
 import { type SnapshotRegistry, snapshotsOf } from '../snapshot/registry.js';
 import {
@@ -41,10 +43,13 @@ class OriginTarget implements Target, OriginFrontend {
   readonly #origin: Origin;
   readonly #registry: SnapshotRegistry;
   readonly #host: TargetHost;
+  /** It begins where the device and the origin do. */
+  readonly #begins: boolean;
 
   constructor(backing: Backing, context: TargetContext) {
     this.#backing = backing;
     this.#host = context.host;
+    this.#begins = context.beginSectors === 0;
     this.#registry = snapshotsOf(context.engine);
     this.#origin = this.#registry.origin(backing);
     this.backings = [backing];
@@ -59,6 +64,11 @@ class OriginTarget implements Target, OriginFrontend {
     if (wait === null) return REMAPPED;
     wait.waitForOrigin(io);
     return SUBMITTED;
+  }
+
+  /** Offsets are the origin's. */
+  changeMaps(): readonly ChangeMap[] {
+    return this.#begins ? originChanges(this.#origin) : [];
   }
 
   status(): string {

@@ -89,6 +89,25 @@ export class ExceptionTable {
     return Math.min(length, max);
   }
 
+  /**
+   * How many chunks from there on have exceptions, wherever they are in the COW; 0: this one has
+   * none. At most max; there may be more than it says, since it looks at one leaf only.
+   */
+  filledLength(oldChunk: number, max: number): number {
+    const leaf = this.#leafAt(oldChunk);
+    if (leaf < 0) return 0;
+    const page = this.#pages[leaf] as number;
+    const low = oldChunk - this.#baseOf(leaf);
+    let run = this.#leaves.search(page, low);
+    let end = this.#leaves.low(page, run) + this.#leaves.length(page, run);
+    if (end <= low) return 0;
+    while (end - low < max && ++run < this.#leaves.runs(page)) {
+      if (this.#leaves.low(page, run) !== end) break;
+      end += this.#leaves.length(page, run);
+    }
+    return Math.min(end - low, max);
+  }
+
   /** How many chunks from there on have no exception; 0: this one has. At most max. */
   gapLength(oldChunk: number, max: number): number {
     const leaf = this.#leafAt(oldChunk);

@@ -7,7 +7,6 @@
  *   resume    source has none, for good    destination has it
  */
 
-import type { Backing } from '../../backing/backing.js';
 import { EINVAL } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
 import type { TargetContext } from '../target.js';
@@ -78,11 +77,9 @@ export class SnapshotHandle {
     const snapshot = new Snapshot({
       context,
       origin: this.origin,
-      originBacking: words.origin,
-      cow: words.cow,
       table,
       store,
-      knowsOverflow: words.knowsOverflow,
+      words,
       serial,
     });
     if (!valid) {
@@ -118,8 +115,7 @@ export class SnapshotHandle {
         source.snapshot = null;
         use.source = this;
         use.destination = null;
-        this.snapshot?.moveTo(this.context, this.words.origin, this.words.cow);
-        if (this.snapshot !== null) this.snapshot.knowsOverflow = this.words.knowsOverflow;
+        this.snapshot?.moveTo(this.context, this.words);
       } finally {
         release();
       }
@@ -159,9 +155,4 @@ export class SnapshotHandle {
     if (use.source === null && use.destination === null) this.#registry.cows.delete(cow.identity);
     this.#registry.release(origin);
   }
-}
-
-/** Backings that a snapshot of those words does I/O on. */
-export function backingsOf(words: SnapshotWords): readonly Backing[] {
-  return [words.origin, words.cow];
 }

@@ -80,6 +80,7 @@ export class Origin {
     const at = snapshots.findIndex((other) => other.chunkBytes < snapshot.chunkBytes);
     snapshots.splice(at < 0 ? snapshots.length : at, 0, snapshot);
     this.#measure();
+    this.noteTrims();
     release();
   }
 
@@ -88,6 +89,15 @@ export class Origin {
     if (at < 0) return;
     this.snapshots.splice(at, 1);
     this.#measure();
+  }
+
+  /**
+   * A snapshot that passes TRIM down changes the origin past all of them: with it there, none can
+   * tell any more what has changed.
+   */
+  noteTrims(): void {
+    if (!this.snapshots.some(({ passesDown }) => passesDown)) return;
+    for (const snapshot of this.snapshots) snapshot.recordLost = true;
   }
 
   /** Resolves, to what ends it, when no write is on its way to the origin through anybody. */

@@ -28,6 +28,7 @@ import { Deferred } from '../../base/deferred.js';
 import { ENOMEM, errnoName } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
 import type { Log } from '../../base/log.js';
+import { AwaitedIo } from '../../device/awaited-io.js';
 import {
   FLAG_FUA,
   FLAG_NO_HOLE,
@@ -40,7 +41,6 @@ import {
 } from '../../device/io.js';
 import type { Engine } from '../../engine/engine.js';
 import { AreaEnd } from './area-end.js';
-import { AwaitedIo } from './awaited-io.js';
 import { CommitOrder, tellAll } from './commit-order.js';
 import { Layout, pieceBytesMax, readFailed } from './format.js';
 import type { Committable, ExceptionStore, FoundException, StoreUsage } from './store.js';

@@ -15,6 +15,7 @@ import { EIO } from '../../base/errno.js';
 import { fillPercents, snapshotCopies } from '../../base/limits.js';
 import type { Io, IoPool } from '../../device/io.js';
 import type { TargetContext } from '../target.js';
+import type { SnapshotWords } from './arguments.js';
 import type { ExceptionTable } from './exception-table.js';
 import { IoQueue } from './io-queue.js';
 import type { Origin, OriginWait } from './origin.js';
@@ -29,11 +30,9 @@ const noRoom = 'Unable to allocate exception.';
 export interface SnapshotParts {
   readonly context: TargetContext;
   readonly origin: Origin;
-  readonly originBacking: Backing;
-  readonly cow: Backing;
   readonly table: ExceptionTable;
   readonly store: ExceptionStore;
-  readonly knowsOverflow: boolean;
+  readonly words: SnapshotWords;
   /** Copies go one at a time, as they did in the kernel: for comparing alone. */
   readonly serial: boolean;
 }
@@ -61,7 +60,13 @@ export class Snapshot implements OriginWait {
   valid = true;
   /** The COW ran full under a write to the snapshot: it takes no more of those. */
   overflowed = false;
-  knowsOverflow: boolean;
+  #knowsOverflow = false;
+  /** TRIM of the snapshot goes to the origin as well. */
+  passesDown = false;
+  /** The origin may have changed without an exception. */
+  recordLost = false;
+  /** How far into the origin all that changed since the snapshot was taken has an exception. */
+  recordedBytes = Number.POSITIVE_INFINITY;
 
   #context: TargetContext;
   #originBytes = 0;
@@ -81,41 +86,62 @@ export class Snapshot implements OriginWait {
   /** It is invalid, and the store is about to say so. */
   #invalidating = false;
   readonly #untilInvalid = new OriginQueue();
-  /** Allocations left until the fill is looked at, and the index of the next threshold. */
+  /** Allocations left until the fill is looked at, and how many thresholds it had passed. */
   #untilFillCheck = 0;
-  #nextFill = 0;
+  #passedFills = 0;
 
   constructor(parts: SnapshotParts) {
     this.#context = parts.context;
     this.ios = parts.context.ios;
     this.origin = parts.origin;
-    this.originBacking = parts.originBacking;
-    this.cow = parts.cow;
+    this.originBacking = parts.words.origin;
+    this.cow = parts.words.cow;
     this.table = parts.table;
     this.store = parts.store;
-    this.knowsOverflow = parts.knowsOverflow;
     this.chunkSectors = parts.store.chunkSectors;
     this.chunkBytes = this.chunkSectors * 512;
     this.reads = new TrackedIos(this.ios);
     this.#serial = parts.serial;
-    this.#measure();
+    this.#follow(parts.words);
   }
 
   /** A new table has taken the snapshot over; nothing is under way. */
-  moveTo(context: TargetContext, originBacking: Backing, cow: Backing): void {
+  moveTo(context: TargetContext, words: SnapshotWords): void {
     this.#context = context;
-    this.originBacking = originBacking;
-    this.cow = cow;
-    this.store.moveTo(cow);
-    this.#measure();
+    this.originBacking = words.origin;
+    this.cow = words.cow;
+    this.store.moveTo(words.cow);
+    this.#follow(words);
+    this.origin.noteTrims();
   }
 
-  #measure(): void {
+  #follow({ knowsOverflow, discardPassdownOrigin }: SnapshotWords): void {
     const { beginSectors, lengthSectors } = this.#context;
+    this.#knowsOverflow = knowsOverflow;
+    this.passesDown = discardPassdownOrigin;
     this.#originBytes = this.originBacking.size();
     this.#coveredBytes = (beginSectors + lengthSectors) * 512;
+    this.recordedBytes = Math.min(this.recordedBytes, this.#coveredBytes);
     this.#untilFillCheck = 0;
-    this.#nextFill = 0;
+    this.#passedFills = 0;
+  }
+
+  /** What the device that shows it is called now. */
+  get name(): string {
+    return this.#context.host.name;
+  }
+
+  /** What has no exception, complete or pending, is as it was when the snapshot was taken. */
+  get keepsRecord(): boolean {
+    if (!this.valid || this.overflowed || this.recordLost) return false;
+    return this.origin.snapshots.includes(this);
+  }
+
+  /** The chunks from the first to the last that have pending exceptions, in order. */
+  pendingChunks(first: number, last: number): number[] {
+    if (this.#pending.size === 0) return [];
+    const chunks = [...this.#pending.keys()].filter((chunk) => chunk >= first && chunk <= last);
+    return chunks.sort((a, b) => a - b);
   }
 
   chunkOf(offset: number): number {
@@ -150,8 +176,9 @@ export class Snapshot implements OriginWait {
           return this.#invalidating ? this.#untilInvalid : null;
         }
         this.#copy(pending);
+        // It has failed at once, and with it whatever there was to wait for.
+        if (!this.valid) return this.#invalidating ? this.#untilInvalid : null;
         pending = this.#pending.get(chunk);
-        if (!this.valid) return pending ?? wait;
       }
       wait ??= pending ?? null;
     }
@@ -304,14 +331,11 @@ export class Snapshot implements OriginWait {
 
   /** A write to the snapshot found no room. */
   #full(): void {
-    if (!this.knowsOverflow) {
+    if (!this.#knowsOverflow) {
       this.invalidate(noRoom);
     } else if (!this.overflowed) {
       this.overflowed = true;
-      this.#context.log.error(
-        { device: this.#context.deviceName },
-        `Snapshot overflowed: ${noRoom}`,
-      );
+      this.#context.log.error({ device: this.name }, `Snapshot overflowed: ${noRoom}`);
       this.#context.host.event({ what: 'overflow' });
     }
   }
@@ -321,10 +345,7 @@ export class Snapshot implements OriginWait {
     if (!this.valid) return;
     this.valid = false;
     this.reads.broken = true;
-    this.#context.log.error(
-      { device: this.#context.deviceName },
-      `Invalidating snapshot: ${reason}`,
-    );
+    this.#context.log.error({ device: this.name }, `Invalidating snapshot: ${reason}`);
     // Before the store drops what it has, by which writes to the origin come back here.
     this.#invalidating = this.store.type === 'P';
     this.store.invalidate();
@@ -343,25 +364,20 @@ export class Snapshot implements OriginWait {
     for (let io = ios.shift(); io !== null; io = ios.shift()) this.origin.write(io);
   }
 
-  /** Tells that the next threshold has been passed; looks again when the one after it may be. */
+  /** Tells of the thresholds that have been passed; looks again when the next one may be. */
   #checkFill(): void {
     const { allocatedSectors, totalSectors } = this.store.usage();
-    let passed = 0;
-    for (;;) {
-      const percent = fillPercents[this.#nextFill];
-      if (percent === undefined) {
-        this.#untilFillCheck = Number.MAX_SAFE_INTEGER;
-        break;
-      }
-      const missing = (percent * totalSectors) / 100 - allocatedSectors;
-      if (missing > 0) {
-        this.#untilFillCheck = Math.ceil(missing / this.chunkSectors) - 1;
-        break;
-      }
-      passed = percent;
-      this.#nextFill++;
-    }
-    if (passed > 0) this.#context.host.event({ what: 'fill', percent: passed });
+    const missing = (percent: number): number => (percent * totalSectors) / 100 - allocatedSectors;
+    const next = fillPercents.findIndex((percent) => missing(percent) > 0);
+    const passed = next < 0 ? fillPercents.length : next;
+    // A COW that has grown may be back before one that was told of.
+    const told = this.#passedFills;
+    this.#passedFills = passed;
+    const chunksLeft = next < 0 ? 0 : missing(fillPercents[next] as number) / this.chunkSectors;
+    // Past the last one there is no next chunk, unless it has grown.
+    this.#untilFillCheck = Math.max(0, Math.ceil(chunksLeft) - 1);
+    if (passed <= told) return;
+    this.#context.host.event({ what: 'fill', percent: fillPercents[passed - 1] as number });
   }
 
   /** Resolves when no exception is on its way. */

@@ -6,9 +6,9 @@
 
 import { EINVAL, EIO, errnoName } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
-import { FLAG_FUA, FLUSH, READ, WRITE } from '../../device/io.js';
+import type { AwaitedIo } from '../../device/awaited-io.js';
+import { FLAG_FUA, READ, WRITE } from '../../device/io.js';
 import type { AreaEnd } from './area-end.js';
-import type { AwaitedIo } from './awaited-io.js';
 import type { MergeRun, StoreMerge } from './store.js';
 
 /** The store, as far as merging changes it. */
@@ -86,7 +86,7 @@ export class PersistentMerge implements StoreMerge {
     const left = end.used - count;
     this.#store.mergeBegins();
     try {
-      const errno = await this.#io.run(end.cow, FLUSH, 0, 0, 0);
+      const errno = await this.#io.flush(end.cow);
       if (errno !== 0) throw failed(errno, 'flush the COW');
       // The last piece goes first, so that no record is ever behind one that was cleared.
       while (end.used > left) {

@@ -6,10 +6,10 @@
 import { EIO, errnoName } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
 import type { Log } from '../../base/log.js';
-import { FLUSH, READ, WRITE } from '../../device/io.js';
+import type { AwaitedIo } from '../../device/awaited-io.js';
+import { READ, WRITE } from '../../device/io.js';
 import type { Arena } from '../../engine/arena.js';
 import type { AreaEnd } from './area-end.js';
-import type { AwaitedIo } from './awaited-io.js';
 import { damaged, Layout, pieceBytesMax, readFailed, readHeader } from './format.js';
 import type { FoundException } from './store.js';
 import { scanAreas } from './store-scan.js';
@@ -108,7 +108,7 @@ async function create(opening: Opening): Promise<Opened> {
   const { pieceBytes, chunkBytes } = layout;
   let errno = await io.zero(cow, layout.areaBytes(0), chunkBytes);
   if (errno === 0) errno = await io.zero(cow, pieceBytes, chunkBytes - pieceBytes);
-  if (errno === 0) errno = await io.run(cow, FLUSH, 0, 0, 0);
+  if (errno === 0) errno = await io.flush(cow);
   if (errno === 0) {
     end.makeHeader(true);
     errno = await io.run(cow, WRITE, 0, pieceBytes, memory);

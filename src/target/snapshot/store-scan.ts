@@ -7,9 +7,9 @@
 import type { Backing } from '../../backing/backing.js';
 import { EINVAL, ENOMEM, errnoName } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
+import type { AwaitedIo } from '../../device/awaited-io.js';
 import { READ } from '../../device/io.js';
 import type { Arena } from '../../engine/arena.js';
-import type { AwaitedIo } from './awaited-io.js';
 import { ExceptionTable, oldChunksMax } from './exception-table.js';
 import {
   damaged,

@@ -2,7 +2,18 @@
 
 import type { Backing, Features } from '../../backing/backing.js';
 import { EIO, EOPNOTSUPP } from '../../base/errno.js';
-import { FLAG_FAST, type Io, type Operation, READ, STATUS, TRIM, ZERO } from '../../device/io.js';
+import type { ChangeMap } from '../../device/change-map.js';
+import type { ExtentList } from '../../device/extent-list.js';
+import {
+  FLAG_DEPTH,
+  FLAG_FAST,
+  type Io,
+  type Operation,
+  READ,
+  STATUS,
+  TRIM,
+  ZERO,
+} from '../../device/io.js';
 import {
   REMAPPED,
   SUBMITTED,
@@ -11,8 +22,10 @@ import {
   type TargetType,
 } from '../target.js';
 import { parseSnapshot, snapshotText } from './arguments.js';
+import { snapshotChanges } from './changes.js';
 import { Discards } from './discards.js';
 import { SnapshotHandle } from './handle.js';
+import { OriginDepths } from './origin-depths.js';
 import { snapshotPiece } from './piece.js';
 import type { Snapshot } from './snapshot.js';
 import { snapshotStatus } from './status.js';
@@ -33,11 +46,16 @@ class SnapshotTarget implements Target {
   readonly features: Features;
   readonly #handle: SnapshotHandle;
   readonly #discards: Discards;
+  readonly #depths: OriginDepths;
+  /** It begins where its device and the origin do. */
+  readonly #begins: boolean;
 
   constructor(handle: SnapshotHandle, context: TargetContext) {
     const { origin, cow, discardZeroesCow } = handle.words;
     this.#handle = handle;
     this.#discards = new Discards(handle.words, context.ios);
+    this.#depths = new OriginDepths(context.ios);
+    this.#begins = context.beginSectors === 0;
     this.maxIoSectors = handle.chunkSectors;
     this.backings = [origin, cow];
     this.features = {
@@ -58,6 +76,7 @@ class SnapshotTarget implements Target {
     const chunk = snapshot.chunkOf(io.offset);
     const newChunk = snapshot.table.find(chunk);
     if (operation === READ || operation === STATUS) {
+      if ((io.flags & FLAG_DEPTH) !== 0) return this.#depth(snapshot, io, newChunk >= 0);
       if (newChunk < 0) return this.#mapToOrigin(snapshot, io, chunk);
       snapshot.toCow(io, chunk, newChunk);
       return REMAPPED;
@@ -72,6 +91,16 @@ class SnapshotTarget implements Target {
     }
     snapshot.toCow(io, chunk, newChunk);
     return REMAPPED;
+  }
+
+  #depth(snapshot: Snapshot, io: Io, inCow: boolean): number {
+    if (inCow) {
+      (io.extents as ExtentList).push(io.length, 1);
+      io.complete(0);
+    } else {
+      this.#depths.submit(io, snapshot.originBacking);
+    }
+    return SUBMITTED;
   }
 
   #mapToOrigin(snapshot: Snapshot, io: Io, chunk: number): number {
@@ -91,6 +120,12 @@ class SnapshotTarget implements Target {
     io.backing = this.#handle.words.cow;
     io.backingOffset = 0;
     return REMAPPED;
+  }
+
+  /** Offsets are the origin's. */
+  changeMaps(): readonly ChangeMap[] {
+    const { snapshot } = this.#handle;
+    return snapshot !== null && this.#begins ? snapshotChanges(snapshot) : [];
   }
 
   status(): string {

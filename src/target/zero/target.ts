@@ -2,7 +2,7 @@
 
 import { type Backing, commonFeatures, type Features } from '../../backing/backing.js';
 import { EXTENT_HOLE, EXTENT_ZERO, type ExtentList } from '../../device/extent-list.js';
-import { FLAG_HOLES_OK, type Io, READ, STATUS } from '../../device/io.js';
+import { FLAG_DEPTH, FLAG_HOLES_OK, type Io, READ, STATUS } from '../../device/io.js';
 import type { Arena } from '../../engine/arena.js';
 import { checkCount } from '../arguments.js';
 import { SUBMITTED, type Target, type TargetType } from '../target.js';
@@ -32,7 +32,8 @@ class ZeroTarget implements Target {
       if ((io.flags & FLAG_HOLES_OK) !== 0) io.allZero = true;
       else this.#arena.zero(io.memory, io.length);
     } else if (io.operation === STATUS) {
-      (io.extents as ExtentList).push(io.length, EXTENT_HOLE | EXTENT_ZERO);
+      const depth = (io.flags & FLAG_DEPTH) !== 0;
+      (io.extents as ExtentList).push(io.length, depth ? 0 : EXTENT_HOLE | EXTENT_ZERO);
     }
     io.complete(0);
     return SUBMITTED;

@@ -1,17 +1,18 @@
-/** I/O that a slow path awaits: opening a store, merging it. */
+/** I/O that a slow path awaits: flushing a device, opening a snapshot's store, merging it. */
 
-import type { Backing } from '../../backing/backing.js';
-import { Deferred } from '../../base/deferred.js';
+import type { Backing } from '../backing/backing.js';
+import { Deferred } from '../base/deferred.js';
+import type { Engine } from '../engine/engine.js';
 import {
   FLAG_NO_HOLE,
+  FLUSH,
   type Io,
   type IoOwner,
   type IoPool,
   type Operation,
   WRITE,
   ZERO,
-} from '../../device/io.js';
-import type { Engine } from '../../engine/engine.js';
+} from './io.js';
 
 export class AwaitedIo implements IoOwner {
   readonly #engine: Engine;
@@ -20,6 +21,14 @@ export class AwaitedIo implements IoOwner {
   constructor(engine: Engine, ios: IoPool) {
     this.#engine = engine;
     this.#ios = ios;
+  }
+
+  /** An Io that the caller sends on its way, and what it will have ended with: 0 or an errno. */
+  take(operation: Operation, offset: number, length: number): { io: Io; ended: Promise<number> } {
+    const io = this.#ios.take(operation, offset, length, this);
+    const ended = new Deferred<number>(this.#engine);
+    io.holds = ended;
+    return { io, ended: ended.promise };
   }
 
   /** Carries out one operation at `offset` of the backing; resolves to 0 or an errno. */
@@ -31,14 +40,17 @@ export class AwaitedIo implements IoOwner {
     memory: number,
     flags = 0,
   ): Promise<number> {
-    const io = this.#ios.take(operation, 0, length, this);
-    const ended = new Deferred<number>(this.#engine);
+    const { io, ended } = this.take(operation, 0, length);
     io.backingOffset = offset;
     io.memory = memory;
     io.flags = flags;
-    io.holds = ended;
     backing.submit(io);
-    return ended.promise;
+    return ended;
+  }
+
+  /** Makes what has been written there durable; resolves to 0 or an errno. */
+  flush(backing: Backing): Promise<number> {
+    return this.run(backing, FLUSH, 0, 0, 0);
   }
 
   /** Makes the range, which may be empty, read as zeroes. Resolves to 0 or an errno. */
