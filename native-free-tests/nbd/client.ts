@@ -17,24 +17,34 @@ export const CMD = {
   blockStatus: 7,
 } as const;
 
-export const CMD_FLAG = { fua: 1, noHole: 2, df: 4, reqOne: 8, fastZero: 16 } as const;
+export const CMD_FLAG = {
+  fua: 1,
+  noHole: 2,
+  df: 4,
+  reqOne: 8,
+  fastZero: 16,
+  payloadLen: 32,
+} as const;
 
 /** How transmission was agreed on. */
 export interface Mode {
   readonly structured: boolean;
-  /** base:allocation was selected. */
-  readonly context: boolean;
+  readonly extended: boolean;
+  /** Metadata contexts that were selected. */
+  readonly contexts: readonly string[];
 }
 
-export const simple: Mode = { structured: false, context: false };
-export const structured: Mode = { structured: true, context: true };
+const allocation = ['base:allocation'];
+export const simple: Mode = { structured: false, extended: false, contexts: [] };
+export const structured: Mode = { structured: true, extended: false, contexts: allocation };
+export const extended: Mode = { structured: true, extended: true, contexts: allocation };
 
 /** Client flags and options up to GO. */
-export function hello(name: string, { structured, context }: Mode): Buffer {
+export function hello(name: string, { structured, extended, contexts }: Mode): Buffer {
   return Buffer.concat([
     u32(3),
-    ...(structured ? [option(8)] : []),
-    ...(context ? [option(10, contextData(name, 'base:allocation'))] : []),
+    ...(extended ? [option(11)] : structured ? [option(8)] : []),
+    ...(contexts.length > 0 ? [option(10, contextData(name, ...contexts))] : []),
     option(7, infoData(name)),
   ]);
 }
@@ -43,21 +53,32 @@ export interface RequestFields {
   readonly type: number;
   readonly cookie: number;
   readonly offset?: number | bigint;
-  readonly length?: number;
+  /** Of the range, if it is not that of the payload. */
+  readonly length?: number | bigint;
   readonly flags?: number;
   readonly payload?: Uint8Array;
 }
 
-export function request(fields: RequestFields): Buffer {
+/** With extended headers, a payload has PAYLOAD_LEN among the flags only if the test says so. */
+export function request(fields: RequestFields, extended = false): Buffer {
   const { type, cookie, offset = 0, payload, flags = 0 } = fields;
-  const header = Buffer.alloc(28);
-  header.writeUInt32BE(0x25609513, 0);
+  const header = Buffer.alloc(extended ? 32 : 28);
+  header.writeUInt32BE(extended ? 0x21e41c71 : 0x25609513, 0);
   header.writeUInt16BE(flags, 4);
   header.writeUInt16BE(type, 6);
   header.writeBigUInt64BE(BigInt(cookie), 8);
   header.writeBigUInt64BE(BigInt(offset), 16);
-  header.writeUInt32BE(fields.length ?? payload?.length ?? 0, 24);
+  const length = BigInt(fields.length ?? payload?.length ?? 0);
+  if (extended) header.writeBigUInt64BE(length, 24);
+  else header.writeUInt32BE(Number(length), 24);
   return payload === undefined ? header : Buffer.concat([header, payload]);
+}
+
+/** The payload of a BLOCK_STATUS that chooses among its contexts. */
+export function statusPayload(length: number | bigint, ...contexts: number[]): Buffer {
+  const bytes = Buffer.alloc(8);
+  bytes.writeBigUInt64BE(BigInt(length));
+  return Buffer.concat([bytes, ...contexts.map(u32)]);
 }
 
 export interface Reply {
@@ -67,7 +88,7 @@ export interface Reply {
   text: string;
   /** READ: the data, zeroes where there are holes. */
   data: Buffer;
-  /** READ: `data 0+4096`, `hole 4096+512`; BLOCK_STATUS: `4096:0`. */
+  /** READ: `data 0+4096`, `hole 4096+512`; BLOCK_STATUS: `4096:0`, and `2/4096:0` of context 2. */
   readonly chunks: string[];
 }
 
@@ -118,7 +139,7 @@ export class ReplyReader {
       throw new Error(`magic ${bytes.toString('hex', 0, 4)}`);
     const error = bytes.readUInt32BE(4);
     const { cookie, fields } = this.#fields(bytes);
-    const length = fields.type === CMD.read && error === 0 ? (fields.length ?? 0) : 0;
+    const length = fields.type === CMD.read && error === 0 ? Number(fields.length ?? 0) : 0;
     if (bytes.length < 16 + length) return 0;
     this.#asked.delete(cookie);
     const data = Buffer.from(bytes.subarray(16, 16 + length));
@@ -134,28 +155,34 @@ export class ReplyReader {
   }
 
   #chunk(bytes: Buffer, replies: Reply[]): number {
-    if (bytes.length < 20) return 0;
-    if (bytes.readUInt32BE(0) !== 0x668e33ef)
+    const { extended } = this.#mode;
+    const header = extended ? 32 : 20;
+    if (bytes.length < header) return 0;
+    if (bytes.readUInt32BE(0) !== (extended ? 0x6e8a278c : 0x668e33ef))
       throw new Error(`magic ${bytes.toString('hex', 0, 4)}`);
     const flags = bytes.readUInt16BE(4);
     const type = bytes.readUInt16BE(6);
-    const length = bytes.readUInt32BE(16);
+    const length = extended ? Number(bytes.readBigUInt64BE(24)) : bytes.readUInt32BE(16);
     const { cookie, fields } = this.#fields(bytes);
-    if (bytes.length < 20 + length) return 0;
+    if (extended && bytes.readBigUInt64BE(16) !== BigInt(fields.offset ?? 0)) {
+      throw new Error(`offset ${bytes.readBigUInt64BE(16)} of a reply to ${fields.offset}`);
+    }
+    if (bytes.length < header + length) return 0;
     let reply = this.#open.get(cookie);
     if (reply === undefined) {
-      const size = fields.type === CMD.read ? (fields.length ?? 0) : 0;
-      reply = { cookie, error: 0, text: '', data: Buffer.alloc(size), chunks: [] };
+      const size = fields.type === CMD.read ? Number(fields.length ?? 0) : 0;
+      const data = Buffer.alloc(size > 2 ** 30 ? 0 : size);
+      reply = { cookie, error: 0, text: '', data, chunks: [] };
       this.#open.set(cookie, reply);
     }
-    this.#content(fields, reply, type, bytes.subarray(20, 20 + length));
+    this.#content(fields, reply, type, bytes.subarray(header, header + length));
     if (flags > 1) throw new Error(`chunk flags ${flags}`);
     if (flags === 1) {
       this.#open.delete(cookie);
       this.#asked.delete(cookie);
       replies.push(reply);
     }
-    return 20 + length;
+    return header + length;
   }
 
   #content(fields: RequestFields, reply: Reply, type: number, bytes: Buffer): void {
@@ -177,10 +204,8 @@ export class ReplyReader {
         );
         break;
       case 5:
-        if (bytes.readUInt32BE(0) !== 1) throw new Error(`context ${bytes.readUInt32BE(0)}`);
-        for (let at = 4; at < bytes.length; at += 8) {
-          reply.chunks.push(`${bytes.readUInt32BE(at)}:${bytes.readUInt32BE(at + 4)}`);
-        }
+      case 6:
+        this.#extents(reply, type, bytes);
         break;
       case 0x8001:
         reply.error = bytes.readUInt32BE(0);
@@ -189,6 +214,23 @@ export class ReplyReader {
         break;
       default:
         throw new Error(`a chunk of type ${type}`);
+    }
+  }
+
+  #extents(reply: Reply, type: number, bytes: Buffer): void {
+    const { extended } = this.#mode;
+    if ((type === 6) !== extended) throw new Error(`extents in a chunk of type ${type}`);
+    const context = bytes.readUInt32BE(0);
+    const tag = context === 1 ? '' : `${context}/`;
+    const step = extended ? 16 : 8;
+    const start = extended ? 8 : 4;
+    const count = (bytes.length - start) / step;
+    if (count < 1 || !Number.isInteger(count)) throw new Error(`${count} extents`);
+    if (extended && bytes.readUInt32BE(4) !== count) throw new Error('another count of extents');
+    for (let at = start; at < bytes.length; at += step) {
+      const length = extended ? bytes.readBigUInt64BE(at) : bytes.readUInt32BE(at);
+      const flags = extended ? bytes.readBigUInt64BE(at + 8) : bytes.readUInt32BE(at + 4);
+      reply.chunks.push(`${tag}${length}:${flags}`);
     }
   }
 }

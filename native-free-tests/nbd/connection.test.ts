@@ -6,12 +6,14 @@ import { pattern } from '../device/io-client.js';
 import {
   CMD,
   CMD_FLAG,
+  extended,
   hello,
   type Mode,
   ReplyReader,
   type RequestFields,
   request,
   simple,
+  statusPayload,
   structured,
 } from './client.js';
 import { contextData, infoData, option, u32 } from './conversation.js';
@@ -41,17 +43,49 @@ function conversation(mode: Mode): { bytes: Buffer; requests: RequestFields[] } 
   ask(CMD.cache, { offset: 0, length: 100_000 });
   ask(CMD.read, { offset: 20_000, length: 40_000, flags: mode.structured ? CMD_FLAG.df : 0 });
   ask(CMD.write, { offset: 350_000, payload: pattern(17_000, 4) });
+  if (mode.extended) askExtended(ask);
   const options = [
     u32(3),
     option(77, 'data of an option that nobody knows'),
-    ...(mode.structured ? [option(8), option(10, contextData('it', 'base:allocation'))] : []),
+    ...(mode.structured ? [option(mode.extended ? 11 : 8)] : []),
+    ...(mode.structured ? [option(10, contextData('it', ...mode.contexts))] : []),
     option(6, infoData('nothing of that name')),
     option(3),
     option(7, infoData('it', 0, 1, 2, 3)),
   ];
-  const disconnect = request({ type: CMD.disconnect, cookie: 0 });
-  const bytes = Buffer.concat([...options, ...requests.map(request), disconnect]);
+  const all = [...requests, { type: CMD.disconnect, cookie: 0 }];
+  const bytes = Buffer.concat([...options, ...all.map((one) => request(one, mode.extended))]);
   return { bytes, requests };
+}
+
+/** What only extended headers can say. */
+function askExtended(
+  ask: (type: number, fields: Omit<RequestFields, 'type' | 'cookie'>) => void,
+): void {
+  const flags = CMD_FLAG.payloadLen;
+  ask(CMD.write, { offset: 700_000, payload: pattern(5000, 5), flags });
+  ask(CMD.write, { offset: 720_000, payload: pattern(40_000, 6), flags: flags | CMD_FLAG.fua });
+  ask(CMD.write, { offset: 2 ** 40, payload: pattern(3000, 7), flags });
+  // Others than WRITE and BLOCK_STATUS have no payload; what comes with them is drained.
+  for (const type of [CMD.read, CMD.flush, CMD.trim, CMD.cache, CMD.writeZeroes, 99]) {
+    ask(type, { offset: 0, payload: pattern(100 + type, type), flags });
+    ask(type, { offset: 0, length: 0, flags });
+  }
+  ask(CMD.blockStatus, { offset: 0, payload: statusPayload(90_000, 2), flags });
+  ask(CMD.blockStatus, { offset: 0, payload: statusPayload(90_000, 2, 1), flags });
+  ask(CMD.blockStatus, { offset: 0, payload: statusPayload(5000, 1, 1), flags });
+  ask(CMD.blockStatus, { offset: 0, payload: statusPayload(5000, 3), flags });
+  ask(CMD.blockStatus, { offset: 0, payload: statusPayload(2n ** 63n, 1), flags });
+  ask(CMD.blockStatus, { offset: 0, payload: statusPayload(0, 1), flags });
+  ask(CMD.blockStatus, { offset: 0, payload: statusPayload(5000), flags });
+  ask(CMD.blockStatus, { offset: 0, payload: statusPayload(5000, 1, 2, 1), flags });
+  ask(CMD.blockStatus, { offset: 0, payload: pattern(13, 2), flags });
+  ask(CMD.blockStatus, { offset: 0, payload: pattern(70_000, 2), flags });
+  for (const type of [CMD.read, CMD.trim, CMD.cache, CMD.writeZeroes, CMD.blockStatus]) {
+    ask(type, { offset: 4096, length: 2n ** 64n - 1n });
+    ask(type, { offset: 2n ** 64n - 4096n, length: 2n ** 64n - 4096n });
+  }
+  ask(CMD.blockStatus, { offset: 600_000, length: 90_000, flags: CMD_FLAG.reqOne });
 }
 
 interface Way {
@@ -78,9 +112,11 @@ async function play(table: string, bytes: Buffer, way: Way): Promise<Buffer> {
   return socket.takeOutput();
 }
 
+const both = ['base:allocation', 'qemu:allocation-depth'];
 for (const [title, mode] of [
   ['simple', simple],
   ['structured', structured],
+  ['extended', { ...extended, contexts: both }],
 ] as const) {
   t.test(`answers the same however its requests are cut, in ${title} replies`, async (t) => {
     const { bytes } = conversation(mode);
@@ -119,7 +155,7 @@ function replies(
   { requests }: { requests: RequestFields[] },
   mode: Mode,
 ): string[] {
-  const magic = mode.structured ? '668e33ef' : '67446698';
+  const magic = mode.extended ? '6e8a278c' : mode.structured ? '668e33ef' : '67446698';
   const reader = new ReplyReader(mode);
   for (const fields of requests) reader.asked(fields);
   const all = reader.take(output.subarray(output.indexOf(Buffer.from(magic, 'hex'))));

@@ -5,8 +5,10 @@
 
 import { Buffer } from 'node:buffer';
 import { isDeepStrictEqual } from 'node:util';
+import type { ChangeMap } from '../../src/device/change-map.js';
 import type { ExportDirectory, ExportInfo } from '../../src/nbd/export.js';
 import { Handshake, type HandshakeOutcome } from '../../src/nbd/handshake.js';
+import { type ProtocolOptions, wholeProtocol } from '../../src/nbd/protocol-options.js';
 
 /** What came of a conversation. */
 export interface Conversation {
@@ -19,6 +21,22 @@ export interface Conversation {
   outcome: HandshakeOutcome | null;
 }
 
+/** How the server was started, and how the client came to it. */
+export interface Circumstances {
+  readonly options?: Partial<ProtocolOptions>;
+  readonly secure?: boolean;
+  /** The handshake was begun elsewhere, with these flags. */
+  readonly resumed?: number;
+}
+
+export function makeHandshake(
+  directory: ExportDirectory,
+  { options = {}, secure = false, resumed }: Circumstances = {},
+): Handshake {
+  const resume = resumed === undefined ? null : { clientFlags: resumed, spentMilliseconds: 0 };
+  return new Handshake(directory, { ...wholeProtocol, ...options }, secure, resume);
+}
+
 /** Where the cuts are: positions in ascending order, between 0 and the length. */
 type Cuts = readonly number[];
 
@@ -27,8 +45,9 @@ function play(
   bytes: Buffer,
   cuts: Cuts,
   shared: boolean,
+  circumstances: Circumstances,
 ): Conversation {
-  const handshake = new Handshake(directory);
+  const handshake = makeHandshake(directory, circumstances);
   const greeting = Buffer.concat(handshake.takeOutput());
   const output: Uint8Array[] = [];
   // A window with bytes before and behind, as a receive window of the arena has them.
@@ -74,14 +93,18 @@ function randomCuts(length: number, seed: number): Cuts {
 }
 
 /** Plays `bytes` in every way; throws if the ways do not agree. */
-export function converse(directory: ExportDirectory, bytes: Buffer): Conversation {
-  const whole = play(directory, bytes, [], false);
+export function converse(
+  directory: ExportDirectory,
+  bytes: Buffer,
+  circumstances: Circumstances = {},
+): Conversation {
+  const whole = play(directory, bytes, [], false, circumstances);
   const ways: Cuts[] = [1, 2, 3].map((seed) => randomCuts(bytes.length, seed));
   // Empty chunks are a way, too.
   ways.push([0, 0, Math.floor(bytes.length / 2), Math.floor(bytes.length / 2)]);
   if (bytes.length <= 20_000) ways.push(Array.from(bytes, (_, at) => at));
   for (const [way, cuts] of ways.entries()) {
-    const other = play(directory, bytes, cuts, way % 2 === 0);
+    const other = play(directory, bytes, cuts, way % 2 === 0, circumstances);
     if (!isDeepStrictEqual(other, whole)) {
       throw new Error(`cut at [${cuts}]: found ${show(other)}, wanted ${show(whole)}`);
     }
@@ -175,10 +198,30 @@ export function exportInfo(changes: Partial<ExportInfo> = {}): ExportInfo {
   };
 }
 
-/** Exports by name; `defaultName` is what the empty name stands for. */
-export function directoryOf(exports: readonly ExportInfo[], defaultName?: string): ExportDirectory {
+/**
+ * Exports by name; `defaultName` is what the empty name stands for. `records` are those of changes
+ * in each export, by their names.
+ */
+export function directoryOf(
+  exports: readonly ExportInfo[],
+  defaultName?: string,
+  records: Readonly<Record<string, readonly string[]>> = {},
+): ExportDirectory {
   return {
     list: () => exports.map(({ name, description }) => ({ name, description })),
     find: (name) => exports.find((info) => info.name === (name || defaultName)) ?? null,
+    changeMaps: (name) => (records[name] ?? []).map(record),
   };
+}
+
+const made = new Map<string, ChangeMap>();
+
+/** A record of that name, which says that nothing has changed. */
+export function record(name: string): ChangeMap {
+  let map = made.get(name);
+  if (map === undefined) {
+    map = { name, extents: (_offset, length, list) => (list.push(length, 0) ? 0 : 1) };
+    made.set(name, map);
+  }
+  return map;
 }

@@ -4,8 +4,7 @@ import t, { type Test } from 'tap';
 import * as limits from '../../src/base/limits.js';
 import * as nbd from '../../src/nbd/constants.js';
 import { transmissionFlags } from '../../src/nbd/export.js';
-import { Handshake } from '../../src/nbd/handshake.js';
-import { listContexts, selectContexts } from '../../src/nbd/meta-context.js';
+import { contextsOf, listContexts, selectContexts } from '../../src/nbd/meta-context.js';
 import {
   type Conversation,
   contextData,
@@ -13,6 +12,7 @@ import {
   directoryOf,
   exportInfo,
   infoData,
+  makeHandshake,
   type OptionReply,
   option,
   readReplies,
@@ -27,6 +27,8 @@ const directory = directoryOf([vol0, vol1], 'vol0');
 
 const fixed = u32(3);
 const allocation = 'base:allocation';
+const depth = 'qemu:allocation-depth';
+const [baseAllocation] = contextsOf([]);
 const structured = option(nbd.OPT_STRUCTURED_REPLY);
 const go = (name: string, ...types: number[]) => option(nbd.OPT_GO, infoData(name, ...types));
 const info = (name: string, ...types: number[]) => option(nbd.OPT_INFO, infoData(name, ...types));
@@ -81,7 +83,7 @@ function dropped(t: Test, failure: RegExp, ...pieces: Buffer[]): void {
 
 t.test('greeting and client flags', async (t) => {
   t.test('sends both magics and the handshake flags first', async (t) => {
-    const handshake = new Handshake(directory);
+    const handshake = makeHandshake(directory);
     const sent = Buffer.concat(handshake.takeOutput()).toString('hex');
     t.equal(sent, '4e42444d4147494349484156454f50540003');
     t.same(handshake.takeOutput(), [], 'the output was handed over');
@@ -120,7 +122,12 @@ t.test('NBD_OPT_EXPORT_NAME', async (t) => {
     const conversation = talk(option(nbd.OPT_EXPORT_NAME, 'vol0'));
     t.equal(conversation.output.toString('hex'), `${size}016d`);
     t.equal(conversation.state, 'transmission');
-    t.same(conversation.outcome, { exportInfo: vol0, structuredReplies: false, contexts: [] });
+    t.same(conversation.outcome, {
+      exportInfo: vol0,
+      structuredReplies: false,
+      extendedHeaders: false,
+      contexts: [],
+    });
   });
 
   for (const flags of [0, 1]) {
@@ -146,7 +153,8 @@ t.test('NBD_OPT_EXPORT_NAME', async (t) => {
     t.same(conversation.outcome, {
       exportInfo: vol0,
       structuredReplies: true,
-      contexts: [{ id: 1, name: allocation }],
+      extendedHeaders: false,
+      contexts: [baseAllocation],
     });
   });
 
@@ -221,7 +229,6 @@ t.test('options that are not offered', async (t) => {
   const cases: [number, RegExp][] = [
     [nbd.OPT_PEEK_EXPORT, /^NBD_OPT_PEEK_EXPORT: withdrawn/],
     [nbd.OPT_STARTTLS, /^NBD_OPT_STARTTLS: not supported, no tls/],
-    [nbd.OPT_EXTENDED_HEADERS, /^NBD_OPT_EXTENDED_HEADERS: not supported/],
     [0, /^option 0: not known$/],
     [12, /^option 12: not known$/],
     [0xffffffff, /^option 4294967295: not known$/],
@@ -238,7 +245,7 @@ t.test('options that are not offered', async (t) => {
 t.test('limits', async (t) => {
   const tooBig = Buffer.alloc(limits.optionBytes + 1, 0x49);
 
-  for (const number of [3, 6, 7, 8, 9, 10]) {
+  for (const number of [3, 6, 7, 8, 9, 10, 11]) {
     t.test(`answers TOO_BIG to option ${number} with more data than it may have`, async (t) => {
       const text = /found 65537 bytes of data, wanted at most 65536$/;
       refused(t, nbd.REP_ERR_TOO_BIG, text, option(number, tooBig));
@@ -275,7 +282,7 @@ t.test('limits', async (t) => {
   t.test('drops a client that does not take its replies', async (t) => {
     const names = Array.from({ length: limits.devices }, (_, i) => exportInfo({ name: `vol${i}` }));
     const flood = Buffer.concat(Array<Buffer>(100).fill(option(nbd.OPT_LIST)));
-    const handshake = new Handshake(directoryOf(names));
+    const handshake = makeHandshake(directoryOf(names));
     handshake.push(fixed, 0, fixed.length);
     handshake.push(flood, 0, flood.length);
     t.equal(handshake.state, 'ended');
@@ -285,7 +292,7 @@ t.test('limits', async (t) => {
     t.ok(bytes < limits.handshakeOutputBytes + limits.devices * 64);
 
     // One that takes them may go on.
-    const patient = new Handshake(directoryOf(names));
+    const patient = makeHandshake(directoryOf(names));
     patient.push(fixed, 0, fixed.length);
     for (let at = 0; at < flood.length; at += 16) {
       patient.push(flood, at, at + 16);
@@ -362,7 +369,7 @@ t.test('NBD_OPT_INFO and NBD_OPT_GO', async (t) => {
     const conversation = converse(directory, Buffer.concat([bytes, request]));
     t.equal(conversation.taken, bytes.length);
     t.equal(conversation.state, 'transmission');
-    const handshake = new Handshake(directory);
+    const handshake = makeHandshake(directory);
     t.equal(handshake.push(bytes, 0, bytes.length), bytes.length);
     t.equal(handshake.push(request, 0, request.length), 0);
   });
@@ -430,12 +437,14 @@ t.test('NBD_OPT_STRUCTURED_REPLY', async (t) => {
 
 t.test('metadata contexts', async (t) => {
   const listed: [number, string] = [nbd.REP_META_CONTEXT, `00000000${hex(allocation)}`];
+  const listedDepth: [number, string] = [nbd.REP_META_CONTEXT, `00000000${hex(depth)}`];
   const selected: [number, string] = [nbd.REP_META_CONTEXT, `00000001${hex(allocation)}`];
+  const selectedDepth: [number, string] = [nbd.REP_META_CONTEXT, `00000002${hex(depth)}`];
   const ack: [number, string] = [nbd.REP_ACK, ''];
 
   t.test('lists all, those of a namespace, or those that are named', async (t) => {
     const cases: [string[], [number, string][]][] = [
-      [[], [listed, ack]],
+      [[], [listed, listedDepth, ack]],
       [['base:'], [listed, ack]],
       [[allocation], [listed, ack]],
       [
@@ -444,9 +453,11 @@ t.test('metadata contexts', async (t) => {
       ],
       [
         ['qemu:', 'base:'],
-        [listed, ack],
+        [listed, listedDepth, ack],
       ],
-      [['qemu:'], [ack]],
+      [['qemu:'], [listedDepth, ack]],
+      [[depth], [listedDepth, ack]],
+      [['qemu:dirty-bitmap:'], [ack]],
       [['qemu:dirty-bitmap:x', 'x-none:y', 'base:nosuch', 'base', '', 'BASE:'], [ack]],
       [['base:allocation:'], [ack]],
     ];
@@ -465,8 +476,8 @@ t.test('metadata contexts', async (t) => {
         [selected, ack],
       ],
       [
-        ['base:', 'qemu:allocation-depth', allocation],
-        [selected, ack],
+        ['base:', depth, allocation],
+        [selected, selectedDepth, ack],
       ],
       [['base:nosuch', 'qemu:', 'base:allocatio', 'base:allocations'], [ack]],
     ];
@@ -475,12 +486,14 @@ t.test('metadata contexts', async (t) => {
       t.same(brief(repliesTo(t, ...pieces)).slice(1), wanted, `queries ${queries}`);
       t.equal(talk(...pieces, go('vol0')).outcome?.contexts.length, wanted.length - 1);
     }
-    t.same(selectContexts(listContexts([]).map((context) => context.name)), listContexts([]));
+    const all = contextsOf([]);
+    const names = listContexts(all, []).map((context) => context.name);
+    t.same(selectContexts(all, names), all);
   });
 
   t.test('counts for the export it was set for, by whichever name', async (t) => {
     const contexts = (...pieces: Buffer[]) => talk(...pieces).outcome?.contexts;
-    const one = [{ id: 1, name: allocation }];
+    const one = [baseAllocation];
     t.same(contexts(structured, set('vol0', allocation), go('vol0')), one);
     t.same(contexts(structured, set('', allocation), go('vol0')), one);
     t.same(contexts(structured, set('vol0', allocation), go('')), one);
@@ -511,11 +524,11 @@ t.test('metadata contexts', async (t) => {
   });
 
   t.test('is not set before structured replies, but may be listed', async (t) => {
-    const text = /wanted structured replies negotiated first$/;
+    const text = /wanted structured replies or extended headers negotiated first$/;
     refused(t, nbd.REP_ERR_INVALID, text, set('vol0', allocation));
     const conversation = talk(set('vol0', allocation), structured, go('vol0'));
     t.same(conversation.outcome?.contexts, []);
-    t.same(brief(repliesTo(t, list('vol0'))), [listed, ack]);
+    t.same(brief(repliesTo(t, list('vol0'))), [listed, listedDepth, ack]);
   });
 
   for (const number of [nbd.OPT_LIST_META_CONTEXT, nbd.OPT_SET_META_CONTEXT]) {
@@ -562,7 +575,7 @@ t.test('metadata contexts', async (t) => {
 
 t.test('shutdown', async (t) => {
   const shutDown = (t: Test, bytes: Buffer) => {
-    const handshake = new Handshake(directory);
+    const handshake = makeHandshake(directory);
     handshake.takeOutput();
     handshake.push(fixed, 0, fixed.length);
     handshake.refuse('the daemon is shutting down');
@@ -620,7 +633,7 @@ t.test('whatever a client sends', async (t) => {
     fc.constantFrom('vol0', 'vol1', '', 'nosuch', '\0', '\ufeff'),
     fc.string({ maxLength: 8 }),
   );
-  const query = fc.oneof(fc.constantFrom('base:', allocation, 'qemu:', ''), name);
+  const query = fc.oneof(fc.constantFrom('base:', allocation, 'qemu:', depth, ''), name);
   const garbage = fc.uint8Array({ maxLength: 64 }).map((bytes) => Buffer.from(bytes));
   const data = fc.oneof(
     garbage,

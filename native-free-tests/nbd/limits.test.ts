@@ -6,14 +6,14 @@ import {
   blockBytesMax,
   connectionBytesMax,
   connections as connectionsMax,
-  largeReadBytes,
   payloadBytes,
+  poolBytes,
   requestsPerConnection,
 } from '../../src/base/limits.js';
 import type { Disk } from '../backing/scripted-engine.js';
 import { random } from '../contract/pattern.js';
 import { pattern } from '../device/io-client.js';
-import { CMD, simple } from './client.js';
+import { CMD, CMD_FLAG, extended, type Mode, simple, structured } from './client.js';
 import { type Client, Rig } from './rig.js';
 
 const MiB = 2 ** 20;
@@ -89,120 +89,139 @@ t.test('divides the memory among those who are there', async (t) => {
   leaveAll(rig);
 });
 
-/** Large reads hold memory and no data: they fail. */
-async function beginLarge(): Promise<Bench> {
+/** Clients whose large reads never end, and one with a disk of its own behind them. */
+async function besideHolders(mode: Mode, reads: readonly number[], diskBytes: number) {
   const bench = await begin();
-  bench.disk.script = () => -EIO;
+  const { rig } = bench;
   bench.disk.stuck = true;
-  return bench;
+  const disk = rig.disk('/other', diskBytes / 512);
+  await rig.create('other', `0 ${diskBytes / 512} linear /other 0`);
+  for (const length of reads) rig.connect('it').read(0, length);
+  const client = rig.connect('other', mode);
+  rig.work();
+  return { ...bench, other: disk, client };
 }
 
-t.test('carries out large reads in the order in which they were asked for', async (t) => {
-  const bench = await beginLarge();
-  const { rig, disk } = bench;
-  const most = Math.floor(largeReadBytes / payloadBytes);
-  const clients = Array.from({ length: most + 3 }, () => rig.connect('it'));
-  const lengths = clients.map((_, i) => (i === most + 1 ? share + MiB : payloadBytes));
-  for (const [i, client] of clients.entries()) client.read(i * MiB, lengths[i] as number);
+/** Holds the pool but for 3 MiB, of which one more connection may have half. */
+const nearlyAll = [payloadBytes, ...[48, 24, 12, 6, 3].map((size) => size * MiB)];
+
+function end({ rig, disk }: Bench): void {
+  disk.script = () => -EIO;
+  disk.letGo();
   rig.work();
-  t.equal(
-    disk.held.length,
-    (most * payloadBytes) / blockBytesMax,
-    'as many as there is memory for',
-  );
-  t.notOk(clients[most]?.socket.isReceiving);
-  const small = clients[0]?.read(0, 4096);
-  rig.work();
-  t.equal(disk.held.length, (most * payloadBytes) / blockBytesMax + 1, 'others go on meanwhile');
-  const order = (): number[] => {
-    return clients.flatMap((client, i) => (client.unanswered === 0 ? [i] : []));
-  };
-  t.same(order(), []);
-  // One after the other, the oldest operations first, so the reads end in their order.
-  const ended: number[] = [];
-  for (;;) {
-    rig.work();
-    for (const i of order()) if (!ended.includes(i)) ended.push(i);
-    if (disk.held.length === 0) break;
-    disk.letGo(0);
-  }
-  t.same(
-    ended.filter((i) => i > 0),
-    clients.map((_, i) => i).slice(1),
-    'nobody overtakes, not even who needs less',
-  );
-  t.equal(clients[0]?.reply(small as number)?.error, 5);
   leaveAll(rig);
+}
+
+t.test('answers reads piece after piece when others hold the memory', async (t) => {
+  const length = 3 * MiB + 5000;
+  const hole = Buffer.alloc(MiB);
+  const content = Buffer.concat([pattern(MiB + 512, 1), hole, hole, pattern(MiB, 2)]);
+  const whole = ['data 0+3150728'];
+  const pieces = ['data 0+1048576', 'data 1048576+1048576', 'data 2097152+1048576'];
+  const all = [...pieces, 'data 3145728+5000'];
+  const ways: [string, Mode, number, string[]][] = [
+    ['simple', simple, 0, []],
+    ['structured', structured, 0, all],
+    ['structured, unfragmented', structured, CMD_FLAG.df, whole],
+    ['extended', extended, 0, all],
+  ];
+  for (const [title, mode, flags, chunks] of ways) {
+    await t.test(`in ${title} replies`, async (t) => {
+      const bench = await besideHolders(mode, nearlyAll, 8 * MiB);
+      const { rig, other, client } = bench;
+      other.bytes.set(content, 4096);
+      other.takeCalls();
+      const before = client.read(4096, 512);
+      const long = client.read(4096, length, flags);
+      const behind = client.read(8192, 512);
+      t.ok(client.answer(long).data.equals(content.subarray(0, length)));
+      t.same(client.reply(long)?.chunks, chunks);
+      t.equal(client.reply(before)?.error, 0);
+      t.ok(client.reply(behind)?.data.equals(content.subarray(4096, 4608)));
+      const reads = other.takeCalls().filter((call) => !call.endsWith('+512'));
+      t.equal(reads.length, 4, 'one for each piece');
+      t.ok(rig.engine.arena.inUse < 190 * MiB);
+      end(bench);
+    });
+  }
+  await t.test('with holes where there are some', async (t) => {
+    const bench = await besideHolders(structured, nearlyAll, 8 * MiB);
+    const { rig, client } = bench;
+    await rig.create('holes', '0 8192 zero');
+    const other = rig.connect('holes', structured);
+    const reply = other.answer(other.read(0, 3 * MiB));
+    t.same(reply.chunks, ['hole 0+1048576', 'hole 1048576+1048576', 'hole 2097152+1048576']);
+    t.equal(client.unanswered, 0);
+    end(bench);
+  });
 });
 
-t.test('starves no large read, whatever becomes of those before it', async (t) => {
-  /** A budget that is taken, one client that waits for its turn, and one behind it. */
-  const wait = async (filler: number, length: number, others = 0) => {
-    const bench = await beginLarge();
-    const { rig } = bench;
-    const holders = [0, 1, 2, 3].map(() => rig.connect('it'));
-    const [first, second] = [rig.connect('it'), rig.connect('it')];
-    const idle = Array.from({ length: others }, () => rig.connect('it'));
-    for (const [i, holder] of holders.entries()) holder.read(0, i === 3 ? filler : payloadBytes);
-    first.read(0, 512);
-    const waiting = first.read(4 * MiB, length);
-    rig.work();
-    const behind = second.read(2 * MiB, payloadBytes);
-    rig.work();
-    return { ...bench, holders, first, second, waiting, behind, idle };
+t.test('ends a reply in pieces with an error where one occurs', async (t) => {
+  const failing = async (mode: Mode, at: number) => {
+    const bench = await besideHolders(mode, nearlyAll, 8 * MiB);
+    bench.other.script = ({ offset }) => (offset === at ? -EIO : undefined);
+    const { client } = bench;
+    return { ...bench, cookie: client.read(0, 4 * MiB), behind: client.read(0, 512) };
   };
-  await t.test('one that waits leaves', async (t) => {
-    const { first, second, behind, ...bench } = await wait(40 * MiB, payloadBytes);
-    first.socket.end();
-    drain(bench);
-    t.ok(first.socket.closed);
-    t.equal(second.reply(behind)?.error, 5);
-    leaveAll(bench.rig);
+  await t.test('which a structured reply can tell', async (t) => {
+    const { client, cookie, behind, ...bench } = await failing(structured, 2 * MiB);
+    t.match(client.answer(cookie), { error: 5, chunks: ['data 0+1048576', /^data 1048576/] });
+    t.equal(client.reply(behind)?.error, 0, 'it goes on');
+    end(bench);
   });
-  await t.test('one that waits breaks', async (t) => {
-    const { first, second, behind, ...bench } = await wait(40 * MiB, payloadBytes);
-    first.socket.breakSends();
-    drain(bench);
-    t.ok(first.socket.closed);
-    t.equal(second.reply(behind)?.error, 5);
-    leaveAll(bench.rig);
+  await t.test('which a simple reply can tell before its first byte', async (t) => {
+    const { client, cookie, behind, ...bench } = await failing(simple, 0);
+    t.match(client.answer(cookie), { error: 5 });
+    t.equal(client.reply(behind)?.error, 5, 'at the same place');
+    end(bench);
   });
-  await t.test('the table of one that waits becomes too small for it', async (t) => {
-    const bench = await wait(40 * MiB, payloadBytes);
-    const { rig, holders, first, second, waiting, behind } = bench;
-    // What has been read keeps its memory until it is taken.
-    for (const holder of holders) holder.socket.takeReplies(false);
-    const suspended = rig.devices.suspend('it', true);
-    await rig.settle();
-    drain(bench);
-    await rig.wait(suspended);
-    t.equal(first.unanswered, 1, 'the large one');
-    await rig.wait(rig.devices.load('it', `0 ${(2 * MiB + payloadBytes) / 512} linear /disk 0`));
-    await rig.wait(rig.devices.resume('it'));
-    drain(bench);
-    for (const holder of holders) holder.socket.takeReplies(true);
-    drain(bench);
-    t.equal(first.reply(waiting)?.error, 22);
-    t.equal(second.reply(behind)?.error, 5);
-    leaveAll(rig);
-  });
-  await t.test('one that waits has enough in its own share, when others leave', async (t) => {
-    const length = 10 * MiB;
-    const bench = await wait(40 * MiB, length, 20);
-    const { rig, disk, first, second, behind, idle } = bench;
-    t.notOk(first.socket.isReceiving, 'it waits');
-    for (const client of idle) client.leave();
-    // Its small read ends, and it looks again: now the large one is none.
-    disk.letGo(disk.calls.findIndex(({ length }) => length === 512));
+  await t.test('and by the end of the connection where it has been promised', async (t) => {
+    const { client, cookie, rig, ...bench } = await failing(simple, 2 * MiB);
     rig.work();
-    const before = disk.held.length;
-    t.ok(disk.calls.some(({ offset, length }) => offset === 4 * MiB && length === MiB));
-    t.ok(before > 0);
-    drain(bench);
-    t.equal(first.unanswered, 0);
-    t.equal(second.reply(behind)?.error, 5, 'who was behind it is next');
-    leaveAll(rig);
+    t.equal(client.reply(cookie), undefined);
+    t.ok(client.socket.closed);
+    t.match(
+      rig.logged.at(-1),
+      /disconnecting: the rest of a reply cannot be sent: read of 4194304/,
+    );
+    end({ rig, ...bench });
   });
+});
+
+t.test('has memory for others, however many hold what they can get', async (t) => {
+  const reads = Array.from({ length: 40 }, (_, i) => (i + 1) * MiB + payloadBytes / 4);
+  const bench = await besideHolders(simple, reads, 32 * MiB);
+  const { rig, other, client } = bench;
+  other.bytes.set(pattern(32 * MiB, 4));
+  t.ok(rig.engine.arena.inUse < poolBytes + 20 * MiB, `${rig.engine.arena.inUse} bytes`);
+  const cookies = Array.from({ length: 32 }, (_, i) => client.read(i * MiB, 4096));
+  cookies.push(client.read(0, 32 * MiB), client.read(MiB, MiB));
+  for (const cookie of cookies) t.equal(client.answer(cookie).error, 0);
+  t.ok(client.reply(cookies[32] as number)?.data.equals(other.bytes));
+  const payload = pattern(8 * MiB, 9);
+  t.equal(client.answer(client.write(5, payload)).error, 0);
+  t.ok(payload.equals(other.bytes.subarray(5, 5 + payload.length)));
+  end(bench);
+});
+
+t.test('gives up a reply in pieces when its client goes', async (t) => {
+  for (const way of ['end', 'breakSends'] as const) {
+    const bench = await besideHolders(simple, nearlyAll, 8 * MiB);
+    const { rig, other, client } = bench;
+    other.stuck = true;
+    client.read(0, 4 * MiB);
+    rig.work();
+    other.letGo(0);
+    rig.work();
+    t.equal(other.held.length, 1, 'the second piece is being read');
+    client.socket[way]();
+    rig.work();
+    other.letGo();
+    rig.work();
+    rig.engine.advance(10_000);
+    t.ok(client.socket.closed);
+    end(bench);
+  }
 });
 
 t.test('lets a client that takes no replies hold its share and no more', async (t) => {
@@ -317,9 +336,13 @@ t.test('waits for memory when there is none', async (t) => {
     const cookies = [1, 2, 3, 4, 5].map((i) => client.read(i * 4096, 4096));
     rig.work();
     for (const cookie of cookies) t.equal(client.reply(cookie)?.error, 0, 'one after the other');
-    t.match(client.answer(client.read(0, 8192)), { error: 12, text: 'no buffer memory left' });
+    const long = client.read(0, 8192);
+    rig.engine.advance(1000);
+    t.equal(client.reply(long), undefined, 'others have all memory');
+    t.ok(rig.engine.timers <= 1);
     giveBack();
-    t.equal(client.answer(client.read(0, 8192)).error, 0);
+    rig.engine.advance(10);
+    t.equal(client.answer(long).error, 0);
     leaveAll(rig);
   });
   await t.test('and sets one timer for it, however often it is asked', async (t) => {
@@ -345,11 +368,11 @@ t.test('waits for memory when there is none', async (t) => {
     t.equal(client.unanswered, 0);
     leaveAll(rig);
   });
-  await t.test('for a large read, whose place in the queue it gives back', async (t) => {
+  await t.test('for all of a large read, which is then answered in pieces', async (t) => {
     const { rig, disk } = await begin(128 * MiB, 8 * MiB);
     disk.script = () => -EIO;
     const client = rig.connect('it');
-    for (let i = 0; i < 10; i++) t.equal(client.answer(client.read(0, payloadBytes)).error, 12);
+    for (let i = 0; i < 10; i++) t.equal(client.answer(client.read(0, payloadBytes)).error, 5);
     leaveAll(rig);
   });
 });

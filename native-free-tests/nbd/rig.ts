@@ -3,7 +3,9 @@
 import { Buffer } from 'node:buffer';
 import { ECONNRESET } from '../../src/base/errno.js';
 import { batchBytes, batchPieces } from '../../src/base/limits.js';
-import { Server } from '../../src/nbd/server.js';
+import type { ExportDirectory } from '../../src/nbd/export.js';
+import { peerNamed } from '../../src/nbd/peer.js';
+import { type ConnectionEvents, Server, type ServerSettings } from '../../src/nbd/server.js';
 import type { Disk } from '../backing/scripted-engine.js';
 import { World } from '../device/world.js';
 import {
@@ -32,11 +34,17 @@ export class Rig extends World {
   readonly events: string[] = [];
   readonly clients: Client[] = [];
 
-  constructor(arenaBytes?: number) {
+  constructor(arenaBytes?: number, settings: ServerSettings = {}) {
     super(arenaBytes);
-    this.server = new Server(this.engine, this.ios, this.devices, this.log, {
+    const events: ConnectionEvents = {
       connection: (what, peer, device) => this.events.push(`${what} ${peer} ${device}`),
-    });
+    };
+    this.server = new Server(this.engine, this.ios, this.devices, this.log, events, settings);
+  }
+
+  /** The exports as a client of this machine sees them. */
+  get exports(): ExportDirectory {
+    return this.server.directory(peerNamed('unix'));
   }
 
   /** A socket that has just been accepted. */
@@ -74,6 +82,12 @@ export class Rig extends World {
     return null;
   }
 
+  /** One operation ends, if one is under way, and what that wakes is done; time stands still. */
+  turn(): void {
+    if (this.engine.underWay.length > 0) this.engine.turn();
+    else this.engine.advance(0);
+  }
+
   /** Ends everything that is under way, as far as no timer is needed for it. */
   work(): void {
     this.engine.advance(0);
@@ -109,6 +123,7 @@ export class Client {
   readonly socket: FakeSocket;
   readonly #rig: Rig;
   readonly #reader: ReplyReader;
+  readonly #extended: boolean;
   readonly #replies = new Map<number, Reply>();
   /** Cookies in the order of their replies. */
   readonly order: number[] = [];
@@ -118,14 +133,24 @@ export class Client {
     this.#rig = rig;
     this.socket = socket;
     this.#reader = new ReplyReader(mode);
+    this.#extended = mode.extended;
   }
 
   /** Sends a request; its cookie. */
   ask(type: number, fields: Omit<RequestFields, 'type' | 'cookie'> = {}): number {
     const all: RequestFields = { ...fields, type, cookie: ++this.#cookie };
-    this.expect(all);
-    this.socket.push(request(all));
+    this.send(all);
     return this.#cookie;
+  }
+
+  /** The bytes of a request that the test pushes by itself, or in pieces. */
+  bytes(fields: RequestFields): Buffer {
+    this.expect(fields);
+    return request(fields, this.#extended);
+  }
+
+  send(fields: RequestFields): void {
+    this.socket.push(this.bytes(fields));
   }
 
   read(offset: number, length: number, flags = 0): number {
@@ -168,7 +193,7 @@ export class Client {
 
   /** Leaves, and sees that the server does so too. */
   leave(): void {
-    this.socket.push(request({ type: CMD.disconnect, cookie: 0 }));
+    this.socket.push(request({ type: CMD.disconnect, cookie: 0 }, this.#extended));
     this.#rig.work();
     if (!this.socket.closed) throw new Error('the server has not closed');
   }

@@ -15,16 +15,21 @@ import { SectorModel, sectorBytes, stamped } from '../device/sector-model.js';
 import {
   CMD,
   CMD_FLAG,
+  extended,
+  type Mode,
   type Reply,
   type RequestFields,
   request,
   simple,
+  statusPayload,
   structured,
 } from './client.js';
 import { cut, randomCuts } from './cuts.js';
 import { type Client, Rig } from './rig.js';
 
 const sectors = 600;
+
+const several: Mode = { ...extended, contexts: ['base:allocation', 'qemu:allocation-depth'] };
 
 const tables = [
   '0 600 linear /a 0',
@@ -39,6 +44,7 @@ class Soak extends Rig {
   readonly #next: (limit: number) => number;
   /** What is to be done with the reply to a request, or when there will be none. */
   readonly #waiting = new Map<Client, Map<number, (reply: Reply | null) => void>>();
+  readonly #modes = new Map<Client, Mode>();
   readonly #commands: Promise<unknown>[] = [];
   #stamps = 0;
   #cookies = 0;
@@ -68,19 +74,23 @@ class Soak extends Rig {
     else if (chance < 4) client.socket.takeReplies(this.#next(2) === 0);
     else if (chance < 6) this.#command();
     else if (chance < 22) this.#ask(client);
-    for (let turns = this.#next(6); turns > 0; turns--) this.engine.turn();
+    for (let turns = this.#next(6); turns > 0; turns--) this.turn();
     this.look();
   }
 
   #connect(): void {
     this.look();
-    const client = this.tryConnect('it', this.#next(2) === 0 ? simple : structured);
-    if (client !== null) this.#waiting.set(client, new Map());
+    const mode = [simple, structured, extended, several][this.#next(4)] as Mode;
+    const client = this.tryConnect('it', mode);
+    if (client === null) return;
+    this.#waiting.set(client, new Map());
+    this.#modes.set(client, mode);
   }
 
   #leave(client: Client): void {
     const how = this.#next(4);
-    if (how === 0) client.socket.push(request({ type: CMD.disconnect, cookie: 0 }));
+    const extended = this.#modes.get(client)?.extended ?? false;
+    if (how === 0) client.socket.push(request({ type: CMD.disconnect, cookie: 0 }, extended));
     else if (how === 1) client.socket.end();
     else client.socket.end(ECONNRESET);
     if (how === 3) client.socket.breakSends();
@@ -104,13 +114,15 @@ class Soak extends Rig {
     const names = Array.from({ length: count }, (_, i) => `${first + i}`);
     const range = { offset: first * sectorBytes, length: count * sectorBytes };
     const cookie = ++this.#cookies;
-    const kind = this.#next(10);
+    const kind = this.#next(11);
+    const mode = this.#modes.get(client) ?? simple;
     let fields: RequestFields;
     let ended: (reply: Reply | null) => void = () => {};
     if (kind < 4) {
       const stamp = ++this.#stamps;
       const payload = Buffer.concat(names.map(() => stamped(stamp)));
-      fields = { type: CMD.write, cookie, offset: range.offset, payload, flags: this.#next(2) };
+      const flags = this.#next(2) | (mode.extended ? CMD_FLAG.payloadLen * this.#next(2) : 0);
+      fields = { type: CMD.write, cookie, offset: range.offset, payload, flags };
       const done = this.model.write(names, stamp);
       ended = (reply) => done(reply === null || reply.error !== 0);
     } else if (kind < 8) {
@@ -122,20 +134,47 @@ class Soak extends Rig {
       fields = { type: CMD.writeZeroes, cookie, ...range, flags };
       const done = this.model.write(names, 0);
       ended = (reply) => done(reply === null || reply.error !== 0);
+    } else if (kind === 9 && mode.contexts.length > 0) {
+      [fields, ended] = this.#askStatus(mode, cookie, range);
     } else {
       const type = [CMD.flush, CMD.cache, CMD.trim][this.#next(3)] as number;
       fields = type === CMD.flush ? { type, cookie } : { type, cookie, ...range };
       const done = type === CMD.trim ? this.model.write(names, 0) : null;
       ended = () => done?.(true);
     }
-    client.expect(fields);
     this.#waiting.get(client)?.set(cookie, ended);
-    const bytes = request(fields);
+    const bytes = client.bytes(fields);
     const pieces = cut(bytes, randomCuts(bytes.length, 1 + this.#next(200_000), this.#next));
     for (const piece of pieces) {
       client.socket.push(piece);
-      if (this.#next(2) === 0) this.engine.turn();
+      if (this.#next(2) === 0) this.turn();
     }
+  }
+
+  /** A BLOCK_STATUS, sometimes of chosen contexts; each has extents, none too many. */
+  #askStatus(
+    { extended, contexts }: Mode,
+    cookie: number,
+    { offset, length }: { offset: number; length: number },
+  ): [RequestFields, (reply: Reply | null) => void] {
+    const one = this.#next(3) === 0;
+    const chooses = extended && this.#next(2) === 0;
+    const asked = chooses ? [contexts.length] : contexts.map((_, i) => i + 1);
+    const flags = (one ? CMD_FLAG.reqOne : 0) | (chooses ? CMD_FLAG.payloadLen : 0);
+    const how = chooses ? { payload: statusPayload(length, ...asked) } : { length };
+    const check = (reply: Reply | null): void => {
+      if (reply?.error !== 0) return;
+      for (const id of asked) {
+        const tag = id === 1 ? /^(\d+):/ : new RegExp(`^${id}/(\\d+):`);
+        const lengths = reply.chunks.map((chunk) => Number(tag.exec(chunk)?.[1] ?? 0));
+        const known = lengths.filter((bytes) => bytes > 0);
+        const sum = known.reduce((all, bytes) => all + bytes, 0);
+        if (known.length === 0 || sum > length || (one && known.length !== 1)) {
+          throw new Error(`context ${id} of ${length} bytes: ${reply.chunks}`);
+        }
+      }
+    };
+    return [{ type: CMD.blockStatus, cookie, offset, ...how, flags }, check];
   }
 
   /** Takes the replies that have come. */

@@ -4,6 +4,7 @@ import t from 'tap';
 import { EINVAL, ENOSPC, EPERM, errnoName } from '../../src/base/errno.js';
 import * as limits from '../../src/base/limits.js';
 import * as nbd from '../../src/nbd/constants.js';
+import { contextsOf } from '../../src/nbd/meta-context.js';
 import {
   commandName,
   requestFaultText,
@@ -20,10 +21,11 @@ const full: TransmissionRules = {
   sizeBytes: size,
   readOnly: false,
   structured: true,
+  extended: false,
   trim: true,
   fastZero: true,
   cache: true,
-  blockStatus: true,
+  contexts: 1,
   payloadBytesMax: 64 * MiB,
 };
 const bare: TransmissionRules = {
@@ -32,7 +34,7 @@ const bare: TransmissionRules = {
   trim: false,
   fastZero: false,
   cache: false,
-  blockStatus: false,
+  contexts: 0,
 };
 
 interface Request {
@@ -40,12 +42,13 @@ interface Request {
   flags?: number;
   high?: number;
   low?: number;
+  lengthHigh?: number;
   length?: number;
 }
 
 function args(request: Request, rules: TransmissionRules) {
-  const { type, flags = 0, high = 0, low = 0, length = 4096 } = request;
-  return [type, flags, high, low, length, rules] as const;
+  const { type, flags = 0, high = 0, low = 0, lengthHigh = 0, length = 4096 } = request;
+  return [type, flags, high, low, lengthHigh, length, rules] as const;
 }
 
 function validate(request: Request, rules = full): string {
@@ -80,7 +83,7 @@ t.test('commands', async (t) => {
         t.equal(validate({ type }, rules), 'EINVAL', `command ${type}`);
       }
     }
-    t.equal(requestFaultText(99, 0, 0, 0, 1, full), 'command 99: not known');
+    t.equal(requestFaultText(99, 0, 0, 0, 0, 1, full), 'command 99: not known');
   });
 
   t.test('answers EINVAL to what was not negotiated, but takes CACHE', async (t) => {
@@ -89,8 +92,8 @@ t.test('commands', async (t) => {
       commands.map((request) => validate(request, bare)),
       wanted,
     );
-    t.equal(requestFaultText(4, 0, 0, 0, 1, bare), 'trim: the export does not offer it');
-    t.match(requestFaultText(7, 0, 0, 0, 1, bare), /no metadata context was negotiated$/);
+    t.equal(requestFaultText(4, 0, 0, 0, 0, 1, bare), 'trim: the export does not offer it');
+    t.match(requestFaultText(7, 0, 0, 0, 0, 1, bare), /no metadata context was negotiated$/);
   });
 
   t.test('answers EPERM to those that change a read-only export', async (t) => {
@@ -140,7 +143,7 @@ t.test('flags', async (t) => {
     t.equal(validate(fast, { ...bare, fastZero: true }), 'ok');
     t.equal(validate(fast, { ...full, fastZero: false }), 'EINVAL');
     t.equal(
-      requestFaultText(6, CMD_FLAG_FAST_ZERO, 0, 0, 1, bare),
+      requestFaultText(6, CMD_FLAG_FAST_ZERO, 0, 0, 0, 1, bare),
       'write zeroes: found flags 0x10, wanted none but 0x3',
     );
   });
@@ -203,14 +206,14 @@ t.test('ranges', async (t) => {
     t.equal(validate({ ...FLUSH, low: 512 }), 'EINVAL');
     t.equal(validate({ ...FLUSH, high: 1 }), 'EINVAL');
     t.equal(
-      requestFaultText(3, 0, 1, 2, 3, full),
+      requestFaultText(3, 0, 1, 2, 0, 3, full),
       'flush: found offset 4294967298 and length 3, wanted 0 and 0',
     );
   });
 
   t.test('are told with the offset as it was sent', async (t) => {
     t.equal(
-      requestFaultText(0, 0, 0xffffffff, 0xffffffff, 0xffffffff, full),
+      requestFaultText(0, 0, 0xffffffff, 0xffffffff, 0, 0xffffffff, full),
       'read: found offset 18446744073709551615 and length 4294967295, ' +
         'wanted an end within 1073741824',
     );
@@ -228,7 +231,7 @@ t.test('payloads', async (t) => {
     t.equal(validate({ ...READ, flags: CMD_FLAG_DF, length: most }), 'ok');
     t.equal(validate({ ...READ, flags: CMD_FLAG_DF, length: most + 1 }), 'EINVAL');
     t.equal(
-      requestFaultText(1, 0, 0, 0, most + 1, full),
+      requestFaultText(1, 0, 0, 0, 0, most + 1, full),
       'write: found length 67108865, wanted at most 67108864',
     );
   });
@@ -242,23 +245,33 @@ t.test('payloads', async (t) => {
 
 t.test('rules follow from the export and what was negotiated', async (t) => {
   const info = exportInfo({ fastZero: true, cache: true, sizeBytes: size });
-  t.same(transmissionRules(info, true, true), full);
-  t.same(transmissionRules(exportInfo({ trim: false, sizeBytes: size }), false, false), bare);
-  const readOnly = transmissionRules({ ...info, readOnly: true }, true, true);
+  const contexts = contextsOf([]).slice(0, 1);
+  const outcome = { structuredReplies: true, extendedHeaders: false, contexts };
+  const none = { structuredReplies: false, extendedHeaders: false, contexts: [] };
+  t.same(transmissionRules({ ...outcome, exportInfo: info }), full);
+  const poor = exportInfo({ trim: false, sizeBytes: size });
+  t.same(transmissionRules({ ...none, exportInfo: poor }), bare);
+  const readOnly = transmissionRules({ ...outcome, exportInfo: { ...info, readOnly: true } });
   t.same(readOnly, { ...full, readOnly: true, trim: false, fastZero: false });
+  t.match(transmissionRules({ ...outcome, extendedHeaders: true, exportInfo: info }), {
+    extended: true,
+    structured: true,
+    contexts: 1,
+  });
 });
 
 /** The same rules told slowly, with numbers that cannot overflow. */
 function oracle(request: Required<Request>, rules: TransmissionRules): number {
-  const { type, flags, high, low, length } = request;
+  const { type, flags, high, low } = request;
+  const payload = rules.extended ? [5] : [];
   const valid = new Map([
     [nbd.CMD_READ, rules.structured ? [0, 2] : [0]],
-    [nbd.CMD_WRITE, [0]],
+    [nbd.CMD_WRITE, [0, ...payload]],
     [nbd.CMD_FLUSH, [0]],
     [nbd.CMD_TRIM, [0]],
     [nbd.CMD_CACHE, [0]],
     [nbd.CMD_WRITE_ZEROES, rules.fastZero ? [0, 1, 4] : [0, 1]],
-    [nbd.CMD_BLOCK_STATUS, [0, 3]],
+    [nbd.CMD_BLOCK_STATUS, rules.contexts > 0 ? [0, 3, ...payload] : [0, 3]],
   ]).get(type);
   if (valid === undefined) return EINVAL;
   const writes = [nbd.CMD_WRITE, nbd.CMD_WRITE_ZEROES].includes(type);
@@ -267,11 +280,18 @@ function oracle(request: Required<Request>, rules: TransmissionRules): number {
     if (((flags >> bit) & 1) === 1 && !valid.includes(bit)) return EINVAL;
   }
   const offset = BigInt(high) * 4294967296n + BigInt(low);
-  if (type === nbd.CMD_FLUSH) return offset + BigInt(length) === 0n ? 0 : EINVAL;
+  const length = BigInt(request.lengthHigh) * 4294967296n + BigInt(request.length);
+  if (type === nbd.CMD_FLUSH) return offset + length === 0n ? 0 : EINVAL;
   if (type === nbd.CMD_TRIM && !rules.trim) return EINVAL;
-  if (type === nbd.CMD_BLOCK_STATUS && !rules.blockStatus) return EINVAL;
-  if (length === 0) return EINVAL;
-  if (offset + BigInt(length) > BigInt(rules.sizeBytes)) return writes ? ENOSPC : EINVAL;
+  if (type === nbd.CMD_BLOCK_STATUS) {
+    if (rules.contexts === 0) return EINVAL;
+    // It is the length of its payload: u64, and at least one u32.
+    const ids = (length - 8n) / 4n;
+    const whole = length === 8n + 4n * ids;
+    if ((flags & 32) !== 0) return whole && ids >= 1n && ids <= rules.contexts ? 0 : EINVAL;
+  }
+  if (length === 0n) return EINVAL;
+  if (offset + length > BigInt(rules.sizeBytes)) return writes ? ENOSPC : EINVAL;
   if (type <= nbd.CMD_WRITE && length > rules.payloadBytesMax) return EINVAL;
   return 0;
 }
@@ -291,14 +311,20 @@ t.test('every request is judged as by an oracle with large numbers', async (t) =
     ),
     readOnly: fc.boolean(),
     structured: fc.boolean(),
+    extended: fc.boolean(),
     trim: fc.boolean(),
     fastZero: fc.boolean(),
     cache: fc.boolean(),
-    blockStatus: fc.boolean(),
+    contexts: fc.nat(3),
     payloadBytesMax: fc.constantFrom(MiB, 64 * MiB, 0xffffffff),
   });
-  // Offsets near the end of the device are where mistakes are.
+  // Offsets near the end of the device are where mistakes are, and ends beyond 2^53 and 2^64.
   const where = fc.oneof(fc.record({ high: u32, low: u32 }), fc.integer({ min: -1024, max: 1024 }));
+  const lengthHigh = fc.oneof(
+    { weight: 3, arbitrary: fc.constant(0) },
+    fc.constantFrom(1, 0x1fffff, 0x200000, 0x7fffffff, 0xffffffff),
+    u32,
+  );
   const found = new Set<number>();
   fc.assert(
     fc.property(
@@ -306,18 +332,18 @@ t.test('every request is judged as by an oracle with large numbers', async (t) =
       fc.oneof(fc.nat(8), fc.nat(0xffff)),
       fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, fc.nat(0x3f), fc.nat(0xffff)),
       where,
-      fc.oneof(u32, fc.nat(1024)),
-      (rules, type, flags, where, length) => {
+      lengthHigh,
+      fc.oneof(u32, fc.nat(1024), fc.constantFrom(8, 12, 16, 20, 24)),
+      (rules, type, flags, where, anyHigh, length) => {
+        const lengthHigh = rules.extended ? anyHigh : 0;
         let { high, low } = typeof where === 'number' ? { high: 0, low: 0 } : where;
         if (typeof where === 'number') {
-          const offset = BigInt.asUintN(
-            64,
-            BigInt(rules.sizeBytes) - BigInt(length) + BigInt(where),
-          );
+          const bytes = BigInt(lengthHigh) * 4294967296n + BigInt(length);
+          const offset = BigInt.asUintN(64, BigInt(rules.sizeBytes) - bytes + BigInt(where));
           high = Number(offset >> 32n);
           low = Number(offset & 0xffffffffn);
         }
-        const request = { type, flags, high, low, length };
+        const request = { type, flags, high, low, lengthHigh, length };
         const wanted = oracle(request, rules);
         found.add(wanted);
         return validate(request, rules) === (wanted === 0 ? 'ok' : errnoName(wanted));

@@ -48,8 +48,14 @@ export const requestsPerConnection = 256;
  */
 export const connectionBytesMin = 256 * KiB;
 export const connectionBytesMax = 32 * MiB;
-/** The other half is for reads larger than their connection's share, first come first served. */
-export const largeReadBytes = arenaBytes / 2 - 16 * MiB;
+/** Of each half, what a connection has for certain, whatever others hold. */
+export const guaranteedBytes = connectionBytesMin / 2;
+/**
+ * What connections hold beyond that, reads larger than their share included, comes out of one pool,
+ * of which none may hold more than it leaves to others. The rest of the arena is for copies and for
+ * the headers of replies.
+ */
+export const poolBytes = arenaBytes - connections * connectionBytesMin - 96 * MiB;
 /** A connection's receive window grows and shrinks between these with what comes in at once. */
 export const receiveBytesMin = 16 * KiB;
 export const receiveBytesMax = 1 * MiB;
@@ -248,3 +254,92 @@ export const moveSlices = 4096;
 /** What was changed is copied again, so often; then, or when it is as little as this, writes wait. */
 export const movePasses = 4;
 export const moveRestBytes = 1 * MiB;
+
+// Gate (TLS, standard input and output).
+
+/** What the gate holds of one connection, each way, before it stops reading that way. */
+export const gateBufferBytes = 128 * KiB;
+/** What is kept ready for handshakes at once; more are made when they are needed. */
+export const gateAcceptors = 8;
+/** What the gate tells the queue of a client before that client's first byte. */
+export const preambleBytes = 1 * KiB;
+/** A certificate chain, key, revocation list or file of pre-shared keys. */
+export const credentialBytes = 4 * MiB;
+/** A pre-shared key (OpenSSL's maximum) and its user's name (GnuTLS's). */
+export const pskBytes = 512;
+export const pskUserBytes = 128;
+
+// Requests of 64 bits.
+
+/**
+ * A TRIM or WRITE_ZEROES that is longer is carried out step after step, and others have their turn
+ * in between: more than compact headers can ask for at once, nobody has to.
+ */
+export const rangeStepBytes = 4 * 1024 * MiB;
+/** Answers of single contexts that the BLOCK_STATUS requests of one connection hold together. */
+export const statusAnswersPerConnection = requestsPerConnection;
+
+// Change maps.
+
+/** Extents, or leaves of exceptions, that are looked at for one answer: some milliseconds' worth. */
+export const changeSteps = 1024;
+
+// Exports.
+
+/** What the owner of a device says about its export, in words. */
+export const exportDescriptionBytes = 1 * KiB;
+/** Addresses and blocks of addresses that one export is for. */
+export const exportBlocks = 64;
+/** Lines about its export in a device's file, which its table is not the smaller for. */
+export const exportLinesBytes = 8 * KiB;
+
+// Ways of running.
+
+/** Listening sockets that whoever starts the daemon passes to it. */
+export const inheritedSockets = 64;
+/** How often the daemon looks whether its parent still is there, if it is to end with it. */
+export const parentMilliseconds = 200;
+/** What a command (--run) gets to end by itself when it is told to. */
+export const commandEndMilliseconds = 5_000;
+/** What telling the service manager may take. */
+export const notifyMilliseconds = 2_000;
+
+// The kernel's devices.
+
+/** Connections of one device. */
+export const attachConnections = 64;
+/** What nbd-client and the kernel may take to attach a device, or to detach it. */
+export const attachMilliseconds = 60_000;
+export const attachPollMilliseconds = 50;
+/** With --persist: from when on a request's connection counts as dead, and how long it waits then. */
+export const persistTimeoutSeconds = 30;
+export const persistWaitSeconds = 600;
+export const persistWaitSecondsMax = 31_536_000;
+/** How often is looked for dead connections, and tried to replace them. */
+export const keepAttachedMilliseconds = 500;
+
+// Logs of writes.
+
+/** Requests that one log-writes target has on their way into its log; beyond it, they wait. */
+export const logWritesAtOnce = 126;
+
+// Hostile and unlucky clients.
+
+/** All that the daemon has resident, whatever its clients do: the arena, and what they ask for. */
+export const residentBytes = arenaBytes + 512 * MiB;
+/** Requests of all connections that are not answered; each may have some of them for certain. */
+export const requestsInAll = 65_536;
+export const requestsGuaranteed = 16;
+/** Answers to BLOCK_STATUS that all connections hold; each may have one request's for certain. */
+export const statusAnswersInAll = 16_384;
+/** Handshake replies of all connections that wait to be sent; beyond it, the long ones are dropped. */
+export const handshakeOutputInAllBytes = 64 * MiB;
+export const handshakeOutputShortBytes = 64 * KiB;
+/** A TCP peer that says nothing for so long is asked whether it is there; ten seconds later it is gone. */
+export const keepAliveSeconds = 120;
+/** Log lines about connections in a second; the rest are counted. */
+export const connectionLogsPerSecond = 20;
+/** What a shutdown may take before the daemon ends without it: a disk may hang for ever. */
+export const shutdownMilliseconds = 60_000;
+/** What the queue thread gets to tell what it waits for; without an answer it hangs itself. */
+export const hangingMilliseconds = 1_000;

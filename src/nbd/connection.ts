@@ -9,34 +9,36 @@
  * or handshake replies wait to be sent, so a client that does not read stops being read from.
  */
 
-import { assert } from '../base/assert.js';
 import { errnoName } from '../base/errno.js';
 import {
-  blockBytesMin,
   disconnectMilliseconds,
-  handshakeMilliseconds,
-  receiveBytesMax,
-  receiveBytesMin,
-  receiveWindows,
+  handshakeOutputInAllBytes,
+  handshakeOutputShortBytes,
 } from '../base/limits.js';
 import type { Device, DeviceUser } from '../device/device.js';
 import type { Completion, EngineSocket, Timer, TurnEnd } from '../engine/engine.js';
 import type { ExportDirectory } from './export.js';
-import { Handshake } from './handshake.js';
-import { ReceiveWindow } from './receive-window.js';
+import { Handshake, type HandshakeOutcome } from './handshake.js';
+import type { Peer } from './peer.js';
+import type { Greeted } from './piped.js';
+import type { ReceiveWindow } from './receive-window.js';
+import { ReceiveWindows } from './receive-windows.js';
 import type { ReplyBatch } from './reply.js';
 import type { Request } from './request.js';
 import type { Resources } from './resources.js';
 import { Session, type SessionOwner } from './session.js';
-import { transmissionRules } from './validate.js';
 
 /** The exports of a daemon, and the devices behind them. */
-export interface Exports extends ExportDirectory {
+export interface Exports {
+  /** What of them this peer may have. */
+  directory(peer: Peer): ExportDirectory;
   device(name: string): Device | null;
 }
 
 /** Who has the connection, and hears of its end. */
 export interface ConnectionOwner {
+  /** Whether transmission may begin; if not, why the connection is to be closed. */
+  admit(device: Device): string | null;
   opened(connection: Connection, device: Device): void;
   closed(connection: Connection): void;
 }
@@ -45,7 +47,7 @@ export interface ConnectionOwner {
 const memoryRetryMilliseconds = 10;
 
 export class Connection implements SessionOwner, DeviceUser, TurnEnd {
-  readonly peer: string;
+  readonly peer: Peer;
   device: Device | null = null;
 
   readonly #owner: ConnectionOwner;
@@ -57,23 +59,24 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   #session: Session | null = null;
   #timer: Timer | null = null;
 
-  #window: ReceiveWindow | null = null;
-  /** Windows that writes still hold, besides the one received into. */
-  #windowsHeld = 0;
-  /** What the next window should have; follows what comes in at once. */
-  #windowBytes = receiveBytesMin;
+  readonly #windows: ReceiveWindows;
   #receiving = false;
+  /** Room in the window for what is being received. */
   #receiveLength = 0;
   #proceeding = false;
 
   /** Handshake replies to be sent, and how far into the first. */
   #output: Uint8Array[] = [];
   #outputSent = 0;
+  /** Bytes of them that have not been sent, as they are counted among those of all connections. */
+  #outputBytes = 0;
   /** Requests to be answered, first come first served. */
   #readyFirst: Request | null = null;
   #readyLast: Request | null = null;
   #atTurnEnd = false;
   #batch: ReplyBatch | null = null;
+  /** The first of these, while its next piece is being read; nothing else is sent before that. */
+  #streaming: Request | null = null;
 
   /** No more is taken from the client; the connection closes when what it has asked is answered. */
   #closing = false;
@@ -93,28 +96,34 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   readonly #received: Completion = { done: (result) => this.#onReceived(result) };
   readonly #sent: Completion = { done: (result) => this.#onSent(result) };
 
+  /** `resume`: what somebody else has done of the handshake. */
   constructor(
     owner: ConnectionOwner,
     exports: Exports,
     resources: Resources,
     socket: EngineSocket,
-    peer: string,
+    peer: Peer,
+    resume: Greeted | null = null,
   ) {
     this.#owner = owner;
     this.#exports = exports;
     this.#resources = resources;
     this.#socket = socket;
     this.peer = peer;
-    this.#handshake = new Handshake(exports);
-    this.#output = this.#handshake.takeOutput();
-    const late: Completion = {
-      done: () => this.#fail(`no export chosen within ${handshakeMilliseconds} ms`),
-    };
-    this.#timer = resources.engine.timer(handshakeMilliseconds, late);
+    this.#windows = new ReceiveWindows(resources);
+    const { protocol } = resources;
+    this.#handshake = new Handshake(exports.directory(peer), protocol, peer.secure, resume);
+    this.#takeOutput(this.#handshake);
+    const limit = protocol.handshakeMilliseconds;
+    if (limit === 0) return;
+    const late: Completion = { done: () => this.#fail(`no export chosen within ${limit} ms`) };
+    const left = Math.max(0, limit - (resume?.spentMilliseconds ?? 0));
+    this.#timer = resources.engine.timer(left, late);
   }
 
   start(): void {
-    this.#wakeSender();
+    if (this.#handshake?.state === 'ended') this.#handshakeEnded(this.#handshake);
+    if (this.#output.length > 0) this.#wakeSender();
     this.#proceed();
   }
 
@@ -123,10 +132,12 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     // Requests that end at once come back here through `unblocked`.
     if (this.#proceeding) return;
     this.#proceeding = true;
-    if (this.#window !== null && !this.#closing) {
-      if (this.#handshake !== null) this.#haggle(this.#handshake, this.#window);
+    const window = this.#windows.current;
+    if (window !== null && !this.#closing) {
+      if (this.#handshake !== null) this.#haggle(this.#handshake, window);
       // Transmission begins when the last handshake reply has gone, or replies would overtake it.
-      if (this.#session !== null && this.#output.length === 0) this.#transmit(this.#session);
+      if (this.#session !== null && this.#output.length === 0)
+        this.#transmit(this.#session, window);
     }
     this.#proceeding = false;
     if (this.#closing) this.#closeWhenDone();
@@ -136,41 +147,75 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   #haggle(handshake: Handshake, window: ReceiveWindow): void {
     const { bytes } = this.#resources.arena;
     window.at += handshake.push(bytes, window.memory + window.at, window.memory + window.end);
-    this.#output.push(...handshake.takeOutput());
-    if (this.#output.length > 0) this.#wakeSender();
-    if (handshake.state === 'haggling') return;
-    this.#handshake = null;
-    this.#cancelTimer();
-    const outcome = handshake.outcome;
-    if (handshake.state === 'ended' || outcome === null) {
-      if (handshake.failure !== null) this.#log(`handshake failed: ${handshake.failure}`);
-      this.#close();
+    this.#takeOutput(handshake);
+    const { handshakeOutputBytes } = this.#resources;
+    const tooMuch = handshakeOutputBytes > handshakeOutputInAllBytes;
+    if (tooMuch && this.#outputBytes > handshakeOutputShortBytes) {
+      this.#log(`disconnecting: found ${this.#outputBytes} bytes of replies not taken`);
+      this.#break();
       return;
     }
-    const info = outcome.exportInfo;
-    const device = this.#exports.device(info.name);
+    if (this.#output.length > 0) this.#wakeSender();
+    if (handshake.state !== 'haggling') this.#handshakeEnded(handshake);
+  }
+
+  /** Handshake replies are to be sent. */
+  #takeOutput(handshake: Handshake): void {
+    for (const reply of handshake.takeOutput()) {
+      this.#output.push(reply);
+      this.#countOutput(reply.length);
+    }
+  }
+
+  #countOutput(bytes: number): void {
+    this.#outputBytes += bytes;
+    this.#resources.handshakeOutputBytes += bytes;
+  }
+
+  #handshakeEnded(handshake: Handshake): void {
+    this.#handshake = null;
+    this.#cancelTimer();
+    if (handshake.outcome !== null) {
+      this.#begin(handshake.outcome);
+      return;
+    }
+    if (handshake.failure !== null) this.#log(`handshake failed: ${handshake.failure}`);
+    this.#close();
+  }
+
+  /** Begins transmission. */
+  #begin(outcome: HandshakeOutcome): void {
+    const { name } = outcome.exportInfo;
+    const device = this.#exports.device(name);
     if (device === null) {
-      this.#fail(`export "${info.name}" has just been removed`);
+      this.#fail(`export "${name}" has just been removed`);
+      return;
+    }
+    const refusal = this.#owner.admit(device);
+    if (refusal !== null) {
+      this.#fail(refusal);
       return;
     }
     this.device = device;
     device.users.add(this);
-    const context = outcome.contexts[0]?.id ?? -1;
-    const rules = transmissionRules(info, outcome.structuredReplies, context >= 0);
-    this.#session = new Session(this, device, rules, context, this.#resources);
+    this.#session = new Session(this, device, outcome, this.#resources);
     this.#owner.opened(this, device);
   }
 
-  #transmit(session: Session): void {
-    session.take(this.#window as ReceiveWindow);
+  #transmit(session: Session, window: ReceiveWindow): void {
+    session.take(window);
+    if (session.starved) this.#retryLater();
     if (session.failure !== null) this.#fail(session.failure);
     else if (session.disconnected) this.#close();
   }
 
   #receive(): void {
     if (this.#receiving || this.#output.length > 0 || this.#session?.blocked) return;
-    const window = this.#windowWithRoom();
-    if (window === null) return;
+    const window = this.#windows.withRoom(this.#session?.bytesWanted ?? 1);
+    if (window === null) {
+      if (this.#windows.starved) this.#retryLater();
+      return;
+    }
     this.#receiving = true;
     this.#receiveLength = window.size - window.end;
     const memory = window.memory + window.end;
@@ -180,92 +225,20 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   #onReceived(result: number): void {
     this.#receiving = false;
     if (result <= 0) {
-      if (result < 0 && !this.#closing) this.#log(`receiving failed: ${errnoName(-result)}`);
+      if (result < 0) {
+        if (!this.#closing) this.#log(`receiving failed: ${errnoName(-result)}`);
+        this.#session?.stop();
+      }
       this.#close();
       return;
     }
-    (this.#window as ReceiveWindow).end += result;
-    this.#adapt(result);
+    this.#windows.received(result, this.#receiveLength);
     this.#proceed();
-  }
-
-  /** The window grows while it is filled to the end, and shrinks while little comes. */
-  #adapt(received: number): void {
-    const size = (this.#window as ReceiveWindow).size;
-    if (received === this.#receiveLength && this.#windowBytes <= size) {
-      this.#windowBytes = Math.min(receiveBytesMax, size * 2);
-    } else if (received < size / 8 && this.#windowBytes > receiveBytesMin) {
-      this.#windowBytes = Math.max(receiveBytesMin, size / 2);
-    }
-  }
-
-  /**
-   * The window to receive into, with room for what the session wants in one piece; what has been
-   * received and not taken is carried over. Null when there is none to be had now.
-   */
-  #windowWithRoom(): ReceiveWindow | null {
-    const wanted = this.#session?.bytesWanted ?? 1;
-    const old = this.#window;
-    const left = old === null ? 0 : old.end - old.at;
-    // What is carried over is less than the smallest window, and needs room behind it.
-    const least = left * 2 < receiveBytesMin ? receiveBytesMin : receiveBytesMin * 2;
-    const size = Math.max(least, Math.min(this.#windowBytes, this.#resources.windowBytesMax));
-    if (old !== null) {
-      if (old.holders === 0 && left === 0 && old.size === size) {
-        old.at = 0;
-        old.end = 0;
-        return old;
-      }
-      const fits = old.size - old.at >= wanted && old.size - old.end >= blockBytesMin;
-      if (fits && (left > 0 || old.holders > 0)) return old;
-      if (old.holders === 0 && old.size === size) {
-        this.#carryOver(old, old, left);
-        return old;
-      }
-    }
-    return this.#replaceWindow(old, left, size);
-  }
-
-  #replaceWindow(old: ReceiveWindow | null, left: number, size: number): ReceiveWindow | null {
-    const { arena } = this.#resources;
-    const held = old !== null && old.holders > 0;
-    if (held && this.#windowsHeld + 1 >= receiveWindows) return null;
-    const memory = arena.allocate(size);
-    if (memory < 0) {
-      if (old !== null && !held && left < old.size) {
-        this.#carryOver(old, old, left);
-        return old;
-      }
-      this.#retryLater();
-      return null;
-    }
-    const window = new ReceiveWindow(memory, size);
-    if (old !== null) {
-      this.#carryOver(old, window, left);
-      if (held) {
-        old.retired = true;
-        this.#windowsHeld++;
-      } else {
-        arena.free(old.memory, old.size);
-      }
-    }
-    this.#window = window;
-    return window;
-  }
-
-  #carryOver(from: ReceiveWindow, to: ReceiveWindow, left: number): void {
-    assert(left < to.size, 'what is carried over leaves room in the window');
-    if (left > 0) this.#resources.arena.copy(to.memory, from.memory + from.at, left);
-    to.at = 0;
-    to.end = left;
   }
 
   /** SessionOwner: nothing holds the window any more. */
   windowFree(window: ReceiveWindow): void {
-    if (window.retired) {
-      this.#resources.arena.free(window.memory, window.size);
-      this.#windowsHeld--;
-    }
+    this.#windows.free(window);
     // Receiving may have stopped for want of a window.
     if (!this.#closing && !this.#receiving) this.#proceed();
   }
@@ -289,6 +262,10 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
       this.#closeWhenDone();
       return;
     }
+    if (request === this.#streaming) {
+      this.#pieceRead(request);
+      return;
+    }
     request.next = null;
     if (this.#readyLast === null) this.#readyFirst = request;
     else this.#readyLast.next = request;
@@ -296,8 +273,19 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     this.#wakeSender();
   }
 
+  /** There is one more piece to be sent of the first READ, or an error. */
+  #pieceRead(request: Request): void {
+    this.#streaming = null;
+    if (request.error !== 0 && (this.#session as Session).isPromised(request)) {
+      this.#log(`disconnecting: the rest of a reply cannot be sent: ${request.reason}`);
+      this.#break();
+    } else {
+      this.#wakeSender();
+    }
+  }
+
   #wakeSender(): void {
-    if (this.#atTurnEnd || this.#batch !== null) return;
+    if (this.#atTurnEnd || this.#batch !== null || this.#streaming !== null) return;
     this.#atTurnEnd = true;
     this.#resources.engine.atTurnEnd(this);
   }
@@ -305,7 +293,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   /** TurnEnd: everything that became ready in this turn leaves in one send. */
   turnEnd(): void {
     this.#atTurnEnd = false;
-    if (this.#batch !== null || this.#broken) return;
+    if (this.#batch !== null || this.#streaming !== null || this.#broken) return;
     if (this.#output.length === 0 && this.#readyFirst === null) return;
     const batch = this.#resources.batches.take();
     if (batch === null) {
@@ -322,7 +310,9 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   #addOutput(batch: ReplyBatch): void {
     while (this.#output.length > 0 && batch.hasRoom) {
       const first = this.#output[0] as Uint8Array;
-      this.#outputSent += batch.addBytes(first, this.#outputSent);
+      const bytes = batch.addBytes(first, this.#outputSent);
+      this.#outputSent += bytes;
+      this.#countOutput(-bytes);
       if (this.#outputSent < first.length) return;
       this.#outputSent = 0;
       this.#output.shift();
@@ -333,7 +323,8 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     let request = this.#readyFirst;
     while (request !== null && batch.hasRoom) {
       const next: Request | null = request.next;
-      batch.add(request, session.structured, session.context);
+      // The rest of this answer is the first to leave in the next batch.
+      if (!batch.add(request, session.replies)) break;
       request = next;
     }
     this.#readyFirst = request;
@@ -349,10 +340,21 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     if (result < 0) {
       this.#break();
     } else {
-      if (this.#output.length > 0 || this.#readyFirst !== null) this.#wakeSender();
+      this.#sendOn();
       // Handshake replies have gone, or there is room for a request that waited.
       if (this.#closing) this.#closeWhenDone();
       else if (!this.#receiving) this.#proceed();
+    }
+  }
+
+  /** A batch has left, and there may be more to be sent. */
+  #sendOn(): void {
+    const first = this.#readyFirst;
+    if (first !== null && first.streamSent > 0) {
+      this.#streaming = first;
+      (this.#session as Session).readOn(first);
+    } else if (this.#output.length > 0 || first !== null) {
+      this.#wakeSender();
     }
   }
 
@@ -368,7 +370,9 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   /** The peer takes no answers any more. */
   #break(): void {
     this.#broken = true;
+    this.#session?.stop();
     this.#output = [];
+    this.#countOutput(-this.#outputBytes);
     const ready = this.#readyFirst;
     this.#readyFirst = null;
     this.#readyLast = null;
@@ -385,7 +389,8 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
 
   #log(text: string): void {
     const device = this.device?.name ?? null;
-    this.#resources.log.warn({ peer: this.peer, device }, `${this.peer}: ${text}`);
+    const { name: peer } = this.peer;
+    this.#resources.warnings.report({ peer, device }, `${peer}: ${text}`);
   }
 
   /** DeviceUser: what is in flight ends, then the client must go. */
@@ -398,8 +403,9 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     if (this.#closing) return;
     this.#handshake?.refuse('the server is shutting down');
     if (this.#session !== null) {
-      this.#session.closing = true;
-      if (this.#window !== null && this.#output.length === 0) this.#transmit(this.#session);
+      this.#session.stop();
+      const window = this.#windows.current;
+      if (window !== null && this.#output.length === 0) this.#transmit(this.#session, window);
     }
     this.#close();
   }
@@ -427,12 +433,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     }
     this.#closed = true;
     this.#cancelTimer();
-    const window = this.#window;
-    if (window !== null) {
-      assert(window.holders === 0, 'no write needs the window of a closed connection');
-      this.#resources.arena.free(window.memory, window.size);
-    }
-    this.#window = null;
+    this.#windows.close();
     this.device?.users.delete(this);
     this.#socket.close();
     this.#owner.closed(this);

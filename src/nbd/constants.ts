@@ -33,8 +33,10 @@ export const OPTION_REPLY_HEADER_BYTES = 20;
 /** What follows size and flags in the answer to EXPORT_NAME, unless NO_ZEROES was agreed. */
 export const EXPORT_NAME_ZEROES = 124;
 export const REQUEST_BYTES = 28;
+export const EXTENDED_REQUEST_BYTES = 32;
 export const SIMPLE_REPLY_BYTES = 16;
 export const STRUCTURED_REPLY_BYTES = 20;
+export const EXTENDED_REPLY_BYTES = 32;
 
 // Handshake flags (server, u16) and client flags (u32): the same bits.
 
@@ -99,7 +101,7 @@ export const FLAG_SEND_RESIZE = 1 << 9;
 export const FLAG_SEND_CACHE = 1 << 10;
 /** Only with FLAG_SEND_WRITE_ZEROES. */
 export const FLAG_SEND_FAST_ZERO = 1 << 11;
-/** Only with extended headers. */
+/** Only with extended headers: BLOCK_STATUS may name the contexts that it asks for. */
 export const FLAG_BLOCK_STATUS_PAYLOAD = 1 << 12;
 
 // Commands.
@@ -125,7 +127,7 @@ export const CMD_FLAG_DF = 1 << 2;
 export const CMD_FLAG_REQ_ONE = 1 << 3;
 /** WRITE_ZEROES: only if it is cheaper than a write, else ENOTSUP at once. */
 export const CMD_FLAG_FAST_ZERO = 1 << 4;
-/** Only with extended headers: a payload follows. */
+/** Only with extended headers: the header's length is that of a payload, which follows. */
 export const CMD_FLAG_PAYLOAD_LEN = 1 << 5;
 
 // Structured replies.
@@ -156,9 +158,14 @@ export const NBD_ESHUTDOWN = 108;
 
 // Metadata contexts.
 
-/** Separates a context's namespace from its leaf name. */
+/** A query of a namespace alone asks for all that is in it. */
 export const BASE_NAMESPACE = 'base:';
 export const BASE_ALLOCATION = 'base:allocation';
+/** Registered by QEMU: what its images tell of their layers. */
+export const QEMU_NAMESPACE = 'qemu:';
+export const QEMU_ALLOCATION_DEPTH = 'qemu:allocation-depth';
+/** A name follows. Extents have the bit EXTENT_DIRTY. */
+export const QEMU_DIRTY_BITMAP = 'qemu:dirty-bitmap:';
 /** base:allocation: writing there may run out of space. */
 export const STATE_HOLE = 1;
 /** base:allocation: reads as zeroes. */

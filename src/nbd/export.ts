@@ -1,5 +1,6 @@
 /** What the protocol needs to know of an export, and who knows the exports. */
 
+import type { ChangeMap } from '../device/change-map.js';
 import {
   FLAG_CAN_MULTI_CONN,
   FLAG_HAS_FLAGS,
@@ -45,10 +46,16 @@ export interface ExportEntry {
   readonly description: string;
 }
 
+/** The exports as one client may see them. */
 export interface ExportDirectory {
   list(): readonly ExportEntry[];
-  /** The empty name is the default export, and the directory decides which that is. */
+  /**
+   * The empty name is the default export, and the directory decides which that is. Throws
+   * OptionRefusal for one that is there and that the client cannot have.
+   */
   find(name: string): ExportInfo | null;
+  /** What has changed in an export that was found, as far as there are records of it. */
+  changeMaps(name: string): readonly ChangeMap[];
 }
 
 /** The u16 of transmission flags. DF exists only where replies are structured. */

@@ -7,6 +7,8 @@
  *   server  option replies, the last of which is ACK or an error
  *   ... until GO or EXPORT_NAME is granted: the next byte belongs to transmission.
  *
+ * A handshake that somebody else has begun (TLS needs that) is resumed behind the client flags.
+ *
  * The stream is a row of parts (client flags, option header, option data), each of known length.
  * All that is kept between two chunks is which part comes, and how many bytes of it are still
  * wanted. Data of an option that will be refused whatever it says is counted and not kept.
@@ -17,9 +19,11 @@ import { assert } from '../base/assert.js';
 import * as limits from '../base/limits.js';
 import * as nbd from './constants.js';
 import type { ExportDirectory } from './export.js';
-import { type HandshakeOutcome, Negotiation, unsupported } from './negotiation.js';
+import { type HandshakeOutcome, Negotiation } from './negotiation.js';
 import { OptionRefusal, optionName } from './option.js';
 import * as replies from './option-reply.js';
+import type { Greeted } from './piped.js';
+import type { ProtocolOptions } from './protocol-options.js';
 
 export type { HandshakeOutcome } from './negotiation.js';
 
@@ -55,9 +59,17 @@ export class Handshake {
   #output: Uint8Array[] = [];
   #outputBytes = 0;
 
-  constructor(directory: ExportDirectory) {
-    this.#negotiation = new Negotiation(directory, (reply) => this.#send(reply));
-    this.#send(replies.greeting(handshakeFlags));
+  /** `secure`: TLS has begun. `resume`: the client has been greeted, and its flags are these. */
+  constructor(
+    directory: ExportDirectory,
+    options: ProtocolOptions,
+    secure: boolean,
+    resume: Greeted | null,
+  ) {
+    const send = (reply: Uint8Array): void => this.#send(reply);
+    this.#negotiation = new Negotiation(directory, options, secure, send);
+    if (resume === null) this.#send(replies.greeting(handshakeFlags));
+    else this.#receivedClientFlags(resume.clientFlags);
   }
 
   get state(): HandshakeState {
@@ -112,7 +124,7 @@ export class Handshake {
     const bytes = this.#into ?? noData;
     switch (this.#part) {
       case 'client flags':
-        this.#receivedClientFlags(bytes);
+        this.#receivedClientFlags(bytes.readUInt32BE(0));
         break;
       case 'option header':
         this.#receivedOptionHeader(bytes);
@@ -130,8 +142,7 @@ export class Handshake {
     this.#into = into;
   }
 
-  #receivedClientFlags(bytes: Buffer): void {
-    const flags = bytes.readUInt32BE(0);
+  #receivedClientFlags(flags: number): void {
     if ((flags & ~handshakeFlags) !== 0) {
       this.#fail(`client flags: found 0x${flags.toString(16)}, wanted only 0x${handshakeFlags}`);
       return;
@@ -185,9 +196,12 @@ export class Handshake {
 
   /** The refusal of an option whatever its data says, else null. */
   #refusalByHeader(option: number, length: number): OptionRefusal | null {
-    if (length <= limits.optionBytes || option === nbd.OPT_ABORT) return unsupported(option);
+    const refusal = this.#negotiation.notOffered(option);
+    if (refusal !== null || length <= limits.optionBytes || option === nbd.OPT_ABORT) {
+      return refusal;
+    }
     const text = `found ${length} bytes of data, wanted at most ${limits.optionBytes}`;
-    return unsupported(option) ?? new OptionRefusal(nbd.REP_ERR_TOO_BIG, text);
+    return new OptionRefusal(nbd.REP_ERR_TOO_BIG, text);
   }
 
   #receivedOption(option: number, data: Buffer): void {

@@ -7,7 +7,13 @@
 import { assert } from '../base/assert.js';
 import * as nbd from './constants.js';
 import { type ExportDirectory, type ExportInfo, transmissionFlags } from './export.js';
-import { LISTED_ID, listContexts, type MetaContext, selectContexts } from './meta-context.js';
+import {
+  contextsOf,
+  LISTED_ID,
+  listContexts,
+  type MetaContext,
+  selectContexts,
+} from './meta-context.js';
 import {
   OptionReader,
   OptionRefusal,
@@ -16,58 +22,78 @@ import {
   readMetaContextRequest,
 } from './option.js';
 import * as replies from './option-reply.js';
+import type { ProtocolOptions } from './protocol-options.js';
 
 /** What was agreed on. */
 export interface HandshakeOutcome {
   readonly exportInfo: ExportInfo;
+  /** Also with extended headers, which go further in the same direction. */
   readonly structuredReplies: boolean;
+  readonly extendedHeaders: boolean;
   /** Contexts that BLOCK_STATUS answers with; empty: it is refused. */
   readonly contexts: readonly MetaContext[];
 }
 
-/** Options that are known and not offered, and why. */
-const notOffered = new Map<number, string>([
-  [nbd.OPT_PEEK_EXPORT, 'withdrawn from the protocol'],
-  [nbd.OPT_STARTTLS, 'not supported, no tls is configured'],
-  [nbd.OPT_EXTENDED_HEADERS, 'not supported, requests have compact headers'],
-]);
-
-const offered = new Set<number>([
-  nbd.OPT_EXPORT_NAME,
-  nbd.OPT_ABORT,
-  nbd.OPT_LIST,
-  nbd.OPT_INFO,
-  nbd.OPT_GO,
-  nbd.OPT_STRUCTURED_REPLY,
-  nbd.OPT_LIST_META_CONTEXT,
-  nbd.OPT_SET_META_CONTEXT,
-]);
-
-/** The refusal of an option that is not offered at all, else null. */
-export function unsupported(option: number): OptionRefusal | null {
-  if (offered.has(option)) return null;
-  return new OptionRefusal(nbd.REP_ERR_UNSUP, notOffered.get(option) ?? 'not known');
-}
-
 export class Negotiation {
   readonly #directory: ExportDirectory;
+  readonly #options: ProtocolOptions;
+  /** TLS has begun. */
+  readonly #secure: boolean;
   readonly #send: (reply: Uint8Array) => void;
 
   #structuredReplies = false;
+  #extendedHeaders = false;
   /** The contexts of the last SET_META_CONTEXT, and the canonical name of the export it was for. */
   #contexts: readonly MetaContext[] = [];
   #contextsFor: string | null = null;
   #outcome: HandshakeOutcome | null = null;
 
   /** `send` takes each reply as it is made. */
-  constructor(directory: ExportDirectory, send: (reply: Uint8Array) => void) {
+  constructor(
+    directory: ExportDirectory,
+    options: ProtocolOptions,
+    secure: boolean,
+    send: (reply: Uint8Array) => void,
+  ) {
     this.#directory = directory;
+    this.#options = options;
+    this.#secure = secure;
     this.#send = send;
   }
 
   /** Not null once GO or EXPORT_NAME was granted; nothing is carried out after that. */
   get outcome(): HandshakeOutcome | null {
     return this.#outcome;
+  }
+
+  /** The refusal of an option that is not offered at all, else null. */
+  notOffered(option: number): OptionRefusal | null {
+    const { structuredReplies, extendedHeaders, metaContexts } = this.#options;
+    switch (option) {
+      case nbd.OPT_EXPORT_NAME:
+      case nbd.OPT_ABORT:
+      case nbd.OPT_LIST:
+      case nbd.OPT_INFO:
+      case nbd.OPT_GO:
+        return null;
+      case nbd.OPT_STRUCTURED_REPLY:
+        return structuredReplies ? null : switchedOff();
+      case nbd.OPT_EXTENDED_HEADERS:
+        // They would bring structured replies with them.
+        return structuredReplies && extendedHeaders ? null : switchedOff();
+      case nbd.OPT_LIST_META_CONTEXT:
+      case nbd.OPT_SET_META_CONTEXT:
+        return metaContexts ? null : switchedOff();
+      case nbd.OPT_STARTTLS:
+        // Where TLS is to be had, it begins before a handshake comes here.
+        return this.#secure
+          ? new OptionRefusal(nbd.REP_ERR_INVALID, 'tls has begun already')
+          : unsupported('not supported, no tls is configured or other options came first');
+      case nbd.OPT_PEEK_EXPORT:
+        return unsupported('withdrawn from the protocol');
+      default:
+        return unsupported('not known');
+    }
   }
 
   /** A SET_META_CONTEXT has come: it replaces the earlier set even if it is refused. */
@@ -78,9 +104,11 @@ export class Negotiation {
 
   /** EXPORT_NAME; `zeroes` are those that an old client wants behind the answer. */
   exportName(data: Uint8Array, zeroes: boolean): void {
+    if (this.#extendedHeaders) {
+      throw new OptionRefusal(nbd.REP_ERR_INVALID, 'wanted GO, extended headers are negotiated');
+    }
     const info = this.#find(new OptionReader(data).text(data.length, 'export name'));
-    const flags = transmissionFlags(info, this.#structuredReplies);
-    this.#send(replies.exportNameAnswer(info.sizeBytes, flags, zeroes));
+    this.#send(replies.exportNameAnswer(info.sizeBytes, this.#flags(info), zeroes));
     this.#choose(info);
   }
 
@@ -96,6 +124,9 @@ export class Negotiation {
         break;
       case nbd.OPT_STRUCTURED_REPLY:
         this.#structuredReply(data);
+        break;
+      case nbd.OPT_EXTENDED_HEADERS:
+        this.#extended(data);
         break;
       case nbd.OPT_LIST_META_CONTEXT:
         this.#listMetaContext(data);
@@ -119,8 +150,7 @@ export class Negotiation {
   #infoOrGo(option: number, data: Uint8Array): void {
     const { exportName, types } = readInfoRequest(data);
     const info = this.#find(exportName);
-    const flags = transmissionFlags(info, this.#structuredReplies);
-    this.#send(replies.infoExport(option, info.sizeBytes, flags));
+    this.#send(replies.infoExport(option, info.sizeBytes, this.#flags(info)));
     if (types.has(nbd.INFO_NAME)) {
       this.#send(replies.infoText(option, nbd.INFO_NAME, info.name));
     }
@@ -137,6 +167,9 @@ export class Negotiation {
 
   #structuredReply(data: Uint8Array): void {
     new OptionReader(data).end();
+    if (this.#extendedHeaders) {
+      throw new OptionRefusal(nbd.REP_ERR_EXT_HEADER_REQD, 'extended headers are negotiated');
+    }
     if (this.#structuredReplies) {
       throw new OptionRefusal(nbd.REP_ERR_INVALID, 'structured replies are negotiated already');
     }
@@ -144,11 +177,21 @@ export class Negotiation {
     this.#send(replies.ack(nbd.OPT_STRUCTURED_REPLY));
   }
 
+  #extended(data: Uint8Array): void {
+    new OptionReader(data).end();
+    if (this.#extendedHeaders) {
+      throw new OptionRefusal(nbd.REP_ERR_INVALID, 'extended headers are negotiated already');
+    }
+    this.#extendedHeaders = true;
+    this.#structuredReplies = true;
+    this.#send(replies.ack(nbd.OPT_EXTENDED_HEADERS));
+  }
+
   #listMetaContext(data: Uint8Array): void {
     const option = nbd.OPT_LIST_META_CONTEXT;
     const { exportName, queries } = readMetaContextRequest(data);
-    this.#find(exportName);
-    for (const context of listContexts(queries)) {
+    const contexts = this.#contextsOf(this.#find(exportName));
+    for (const context of listContexts(contexts, queries)) {
       this.#send(replies.metaContext(option, LISTED_ID, context.name));
     }
     this.#send(replies.ack(option));
@@ -157,11 +200,12 @@ export class Negotiation {
   #setMetaContext(data: Uint8Array): void {
     const option = nbd.OPT_SET_META_CONTEXT;
     if (!this.#structuredReplies) {
-      throw new OptionRefusal(nbd.REP_ERR_INVALID, 'wanted structured replies negotiated first');
+      const text = 'wanted structured replies or extended headers negotiated first';
+      throw new OptionRefusal(nbd.REP_ERR_INVALID, text);
     }
     const { exportName, queries } = readMetaContextRequest(data);
     const info = this.#find(exportName);
-    this.#contexts = selectContexts(queries);
+    this.#contexts = selectContexts(this.#contextsOf(info), queries);
     this.#contextsFor = info.name;
     for (const context of this.#contexts) {
       this.#send(replies.metaContext(option, context.id, context.name));
@@ -180,12 +224,36 @@ export class Negotiation {
     );
   }
 
+  #contextsOf(info: ExportInfo): readonly MetaContext[] {
+    return contextsOf(this.#directory.changeMaps(info.name));
+  }
+
+  /** Contexts count only for the export they were selected for. */
+  #selectedFor(info: ExportInfo): readonly MetaContext[] {
+    return this.#contextsFor === info.name ? this.#contexts : [];
+  }
+
+  /** Transmission flags, as of what has been negotiated by now. */
+  #flags(info: ExportInfo): number {
+    const flags = transmissionFlags(info, this.#structuredReplies);
+    const payload = this.#extendedHeaders && this.#selectedFor(info).length > 0;
+    return payload ? flags | nbd.FLAG_BLOCK_STATUS_PAYLOAD : flags;
+  }
+
   #choose(info: ExportInfo): void {
     this.#outcome = {
       exportInfo: info,
       structuredReplies: this.#structuredReplies,
-      // Contexts count only for the export they were selected for.
-      contexts: this.#contextsFor === info.name ? this.#contexts : [],
+      extendedHeaders: this.#extendedHeaders,
+      contexts: this.#selectedFor(info),
     };
   }
+}
+
+function unsupported(text: string): OptionRefusal {
+  return new OptionRefusal(nbd.REP_ERR_UNSUP, text);
+}
+
+function switchedOff(): OptionRefusal {
+  return unsupported('switched off in this server');
 }

@@ -11,6 +11,8 @@
 export class ReceiveWindow {
   readonly memory: number;
   readonly size: number;
+  /** It is counted in the pool that connections share. */
+  readonly pooled: boolean;
   at = 0;
   end = 0;
   /** Writes that still need what is in here. */
@@ -18,8 +20,9 @@ export class ReceiveWindow {
   /** The connection receives into another window now. */
   retired = false;
 
-  constructor(memory: number, size: number) {
+  constructor(memory: number, size: number, pooled: boolean) {
     this.memory = memory;
     this.size = size;
+    this.pooled = pooled;
   }
 }

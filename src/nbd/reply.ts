@@ -5,11 +5,16 @@
  *
  *   simple reply, 16 bytes             u32 magic  u32 error  u64 cookie, then a READ's data
  *   structured chunk, 20 bytes         u32 magic  u16 flags  u16 type  u64 cookie  u32 length
+ *   extended chunk, 32 bytes           u32 magic  u16 flags  u16 type  u64 cookie  u64 offset
+ *                                      u64 length; the offset is the request's
  *     offset data                      u64 offset, data
  *     offset hole                      u64 offset  u32 size
- *     block status                     u32 context, (u32 length  u32 flags)...
+ *     block status                     see extents.ts
  *     error                            u32 error  u16 text length, text
  *     error offset                     the same, u64 offset
+ *
+ * A BLOCK_STATUS of several contexts has a chunk for each of them, and these may leave in several
+ * batches, as do the pieces of a READ that is streamed. Every other reply is in one batch as a whole.
  */
 
 import { EACCES, EDQUOT, EFBIG, ENOSPC, EOPNOTSUPP, EPERM, EROFS } from '../base/errno.js';
@@ -19,7 +24,6 @@ import {
   batchPieces,
   blockBytesMax,
   errorTextBytes,
-  extentsPerReply,
   holesPerRead,
   payloadBytes,
 } from '../base/limits.js';
@@ -27,13 +31,33 @@ import { EXTENT_HOLE, type ExtentList } from '../device/extent-list.js';
 import type { Arena } from '../engine/arena.js';
 import type { Engine, SendVector } from '../engine/engine.js';
 import * as nbd from './constants.js';
+import { extentsBytesMax, packExtents } from './extents.js';
+import type { MetaContext } from './meta-context.js';
 import type { Request } from './request.js';
 
-/** What any one reply may need. */
-const headerBytesMax = Math.max(24 + 8 * extentsPerReply, 34 + errorTextBytes, 28 * holesPerRead);
+/** How replies are written; each kind can do what those before it can. */
+export const SIMPLE = 0;
+export const STRUCTURED = 1;
+export const EXTENDED = 2;
+export type ReplyKind = typeof SIMPLE | typeof STRUCTURED | typeof EXTENDED;
+
+/** What any one reply, or one chunk of BLOCK_STATUS, may need. */
+const headerBytesMax = Math.max(
+  nbd.EXTENDED_REPLY_BYTES + extentsBytesMax,
+  nbd.EXTENDED_REPLY_BYTES + 6 + errorTextBytes,
+  (nbd.EXTENDED_REPLY_BYTES + 12) * holesPerRead,
+);
 const piecesMax = 2 * Math.max(payloadBytes / blockBytesMax, holesPerRead) + 1;
 
 const encoder = new TextEncoder();
+
+/** In UTF-8, and not cut inside of a character. */
+function errorText(reason: string): Uint8Array {
+  const bytes = encoder.encode(reason);
+  let end = Math.min(bytes.length, errorTextBytes);
+  while (((bytes[end] ?? 0) & 0xc0) === 0x80) end--;
+  return bytes.subarray(0, end);
+}
 
 /** The errno (0 is success) as the protocol knows it: no other may go on the wire. */
 export function wireError(errno: number, type: number, flags: number): number {
@@ -68,6 +92,9 @@ export class ReplyBatch {
   /** The block for headers, and how far it is filled. */
   readonly #block: number;
   #used = 0;
+  /** The kind of the reply that is being added, and what its chunks' headers have. */
+  #extended = false;
+  #chunkHeaderBytes: number = nbd.STRUCTURED_REPLY_BYTES;
   /** The last piece of the vector is in the block, so that it can go on. */
   #headerLast = false;
   /** Requests whose replies are in here; their memory is needed until the batch has left. */
@@ -107,15 +134,23 @@ export class ReplyBatch {
     return length;
   }
 
-  /** Adds the reply to a request that has ended. `room` has been asked for. */
-  add(request: Request, structured: boolean, context: number): void {
-    request.next = this.requests;
-    this.requests = request;
-    if (!structured) this.#simple(request);
+  /**
+   * Adds the reply to a request that has ended. `hasRoom` has been asked for. False: some of its
+   * chunks are in here, the others are to be added to another batch, first of all.
+   */
+  add(request: Request, kind: ReplyKind): boolean {
+    this.#extended = kind === EXTENDED;
+    this.#chunkHeaderBytes = this.#extended ? nbd.EXTENDED_REPLY_BYTES : nbd.STRUCTURED_REPLY_BYTES;
+    if (request.streamBytes > 0 && request.error === 0) {
+      if (!this.#piece(request, kind)) return false;
+    } else if (kind === SIMPLE) this.#simple(request);
     else if (request.error !== 0) this.#errorChunk(request);
     else if (request.type === nbd.CMD_READ) this.#readChunks(request);
-    else if (request.type === nbd.CMD_BLOCK_STATUS) this.#statusChunk(request, context);
-    else this.#chunk(request, nbd.REPLY_FLAG_DONE, nbd.REPLY_TYPE_NONE, 0, 0);
+    else if (request.type !== nbd.CMD_BLOCK_STATUS) this.#emptyChunk(request);
+    else if (!this.#statusChunks(request)) return false;
+    request.next = this.requests;
+    this.requests = request;
+    return true;
   }
 
   /** The last `length` header bytes that were written become a piece. */
@@ -132,7 +167,36 @@ export class ReplyBatch {
     this.#headerLast = false;
   }
 
+  /** The piece of a READ that has been read; false when there are more. */
+  #piece(request: Request, kind: ReplyKind): boolean {
+    const { offset, length, streamSent } = request;
+    const bytes = Math.min(request.streamBytes, length - streamSent);
+    const isLast = streamSent + bytes === length;
+    const memory = request.allZero ? this.#arena.zeroes : request.memory;
+    if (kind === SIMPLE || (request.flags & nbd.CMD_FLAG_DF) !== 0) {
+      if (streamSent === 0 && kind === SIMPLE) this.#simpleHeader(request);
+      else if (streamSent === 0) this.#dataHeader(request, offset, length, nbd.REPLY_FLAG_DONE);
+      this.#addData(memory, bytes);
+    } else {
+      const flags = isLast ? nbd.REPLY_FLAG_DONE : 0;
+      const at = offset + streamSent;
+      if (request.allZero) {
+        this.#holeChunk(request, at, bytes, flags);
+      } else {
+        this.#dataHeader(request, at, bytes, flags);
+        this.#addData(memory, bytes);
+      }
+    }
+    request.streamSent += bytes;
+    return isLast;
+  }
+
   #simple(request: Request): void {
+    this.#simpleHeader(request);
+    if (request.type === nbd.CMD_READ && request.error === 0) this.#data(request);
+  }
+
+  #simpleHeader(request: Request): void {
     const view = this.#view;
     const at = this.#block + this.#used;
     view.setUint32(at, nbd.SIMPLE_REPLY_MAGIC);
@@ -140,7 +204,6 @@ export class ReplyBatch {
     view.setUint32(at + 8, request.cookieFirst);
     view.setUint32(at + 12, request.cookieSecond);
     this.#add(nbd.SIMPLE_REPLY_BYTES);
-    if (request.type === nbd.CMD_READ && request.error === 0) this.#data(request);
   }
 
   /** Everything that was read, or as many zeroes. */
@@ -160,18 +223,31 @@ export class ReplyBatch {
   #chunk(request: Request, flags: number, type: number, length: number, extra: number): void {
     const view = this.#view;
     const at = this.#block + this.#used;
-    view.setUint32(at, nbd.STRUCTURED_REPLY_MAGIC);
     view.setUint16(at + 4, flags);
     view.setUint16(at + 6, type);
     view.setUint32(at + 8, request.cookieFirst);
     view.setUint32(at + 12, request.cookieSecond);
-    view.setUint32(at + 16, length);
-    this.#add(nbd.STRUCTURED_REPLY_BYTES + extra);
+    if (this.#extended) {
+      view.setUint32(at, nbd.EXTENDED_REPLY_MAGIC);
+      view.setUint32(at + 16, request.offsetHigh);
+      view.setUint32(at + 20, request.offsetLow);
+      // No chunk is longer than the largest payload and a few bytes.
+      view.setUint32(at + 24, 0);
+      view.setUint32(at + 28, length);
+    } else {
+      view.setUint32(at, nbd.STRUCTURED_REPLY_MAGIC);
+      view.setUint32(at + 16, length);
+    }
+    this.#add(this.#chunkHeaderBytes + extra);
+  }
+
+  #emptyChunk(request: Request): void {
+    this.#chunk(request, nbd.REPLY_FLAG_DONE, nbd.REPLY_TYPE_NONE, 0, 0);
   }
 
   /** Where the bytes behind the next chunk's header go. */
   get #behindHeader(): number {
-    return this.#block + this.#used + nbd.STRUCTURED_REPLY_BYTES;
+    return this.#block + this.#used + this.#chunkHeaderBytes;
   }
 
   #setOffset(at: number, offset: number): void {
@@ -223,23 +299,34 @@ export class ReplyBatch {
     this.#chunk(request, flags, nbd.REPLY_TYPE_OFFSET_HOLE, 12, 12);
   }
 
-  #statusChunk(request: Request, context: number): void {
-    const list = request.extents as ExtentList;
-    let at = this.#behindHeader;
-    this.#view.setUint32(at, context);
-    at += 4;
-    for (let i = 0; i < list.count; i++) {
-      this.#view.setUint32(at, list.lengths[i] as number);
-      this.#view.setUint32(at + 4, list.flags[i] as number);
-      at += 8;
+  /** Those that have room; false when more are to be sent. */
+  #statusChunks(request: Request): boolean {
+    const { answers, contexts, length } = request;
+    const one = (request.flags & nbd.CMD_FLAG_REQ_ONE) !== 0;
+    const type = this.#extended ? nbd.REPLY_TYPE_BLOCK_STATUS_EXT : nbd.REPLY_TYPE_BLOCK_STATUS;
+    while (request.answersSent < answers.length) {
+      if (!this.hasRoom) return false;
+      const { id } = contexts[request.answersSent] as MetaContext;
+      const list = answers[request.answersSent++] as ExtentList;
+      const most = one ? 1 : list.count;
+      const bytes = packExtents(
+        this.#view,
+        this.#behindHeader,
+        id,
+        list,
+        most,
+        length,
+        this.#extended,
+      );
+      const flags = request.answersSent === answers.length ? nbd.REPLY_FLAG_DONE : 0;
+      this.#chunk(request, flags, type, bytes, bytes);
     }
-    const length = 4 + 8 * list.count;
-    this.#chunk(request, nbd.REPLY_FLAG_DONE, nbd.REPLY_TYPE_BLOCK_STATUS, length, length);
+    return true;
   }
 
   #errorChunk(request: Request): void {
     const at = this.#behindHeader;
-    const text = encoder.encode(request.reason).subarray(0, errorTextBytes);
+    const text = errorText(request.reason);
     this.#view.setUint32(at, wireError(request.error, request.type, request.flags));
     this.#view.setUint16(at + 4, text.length);
     this.#arena.bytes.set(text, at + 6);
@@ -248,6 +335,9 @@ export class ReplyBatch {
   }
 }
 
+/** What the arena gives for a vector: 16 bytes a piece. */
+const batchVectorBytes = 16 * batchPieces;
+
 /** Batches that are not in use: as many as connections have sent at the same time. */
 export class BatchPool {
   readonly #engine: Engine;
@@ -255,6 +345,11 @@ export class BatchPool {
 
   constructor(engine: Engine) {
     this.#engine = engine;
+  }
+
+  /** Of the arena, by batches that wait to be used again. */
+  get keptBytes(): number {
+    return this.#free.length * (batchBytes + batchVectorBytes);
   }
 
   /** Null when there is no memory for one more. */

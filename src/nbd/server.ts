@@ -1,7 +1,7 @@
 /** Listeners and connections of a queue, and the exports they serve: every device, by its name. */
 
 import { Deferred } from '../base/deferred.js';
-import { connections as connectionsMax, payloadBytes } from '../base/limits.js';
+import { connections as connectionsMax } from '../base/limits.js';
 import type { Log } from '../base/log.js';
 import type { Device } from '../device/device.js';
 import { ErrorLog } from '../device/error-log.js';
@@ -12,129 +12,189 @@ import type {
   EngineListener,
   EngineSocket,
   ListenAddress,
+  ListenSource,
 } from '../engine/engine.js';
+import type { MemoryUse } from '../queue/commands.js';
 import { Connection, type ConnectionOwner, type Exports } from './connection.js';
-import type { ExportEntry, ExportInfo } from './export.js';
+import type { ExportDirectory } from './export.js';
+import { ExportAccess } from './export-access.js';
+import { type Devices, type ExportSource, PeerDirectory } from './export-directory.js';
+import type { ExportPolicy } from './export-policy.js';
+import { type Peer, peerNamed } from './peer.js';
+import { type Preamble, readPreamble } from './piped.js';
+import { type ProtocolOptions, wholeProtocol } from './protocol-options.js';
 import { Resources } from './resources.js';
-
-/** Where the exports come from. */
-export interface Devices {
-  find(name: string): Device | undefined;
-  all(): Iterable<Device>;
-}
 
 export interface ConnectionEvents {
   connection(what: 'open' | 'close', peer: string, device: string | null): void;
 }
 
-const preferredBlockBytes = 4096;
+export interface ServerSettings {
+  readonly protocol?: ProtocolOptions;
+  /** Addresses (CIDR) that are served at all; empty: all. */
+  readonly allow?: readonly string[];
+}
 
-export class Server implements ConnectionHandler, ConnectionOwner, Exports {
-  /** The device that the empty name means; null: the only one, if there is only one. */
+export class Server implements ConnectionHandler, ConnectionOwner, Exports, ExportSource {
   defaultExport: string | null = null;
+  readonly devices: Devices;
+  readonly access: ExportAccess;
+  readonly log: Log;
 
   readonly #engine: Engine;
-  readonly #devices: Devices;
   readonly #events: ConnectionEvents;
   readonly #resources: Resources;
-  readonly #log: Log;
   readonly #listeners: EngineListener[] = [];
   readonly #connections = new Set<Connection>();
+  /** The devices of those that have chosen one. */
+  readonly #chosen = new Map<Connection, Device>();
+  /** Of the gate, which has not said yet whom it brings. */
+  readonly #arriving = new Set<EngineSocket>();
   #allClosed: Deferred<void> | null = null;
 
-  constructor(engine: Engine, ios: IoPool, devices: Devices, log: Log, events: ConnectionEvents) {
+  /** Throws MapperError for an address in `allow` that is none. */
+  constructor(
+    engine: Engine,
+    ios: IoPool,
+    devices: Devices,
+    log: Log,
+    events: ConnectionEvents,
+    { protocol = wholeProtocol, allow = [] }: ServerSettings = {},
+  ) {
+    this.access = new ExportAccess(allow);
+    this.devices = devices;
+    this.log = log;
     this.#engine = engine;
-    this.#devices = devices;
     this.#events = events;
-    this.#log = log;
-    this.#resources = new Resources(engine, ios, log, new ErrorLog(engine, log));
+    this.#resources = new Resources(engine, ios, log, new ErrorLog(engine, log), protocol);
   }
 
-  async listen(address: ListenAddress): Promise<ListenAddress> {
-    const listener = await this.#engine.listen(address, this);
+  /** `piped`: what connects there is the gate, and says first whom it brings. */
+  async listen(source: ListenSource, piped = false): Promise<ListenAddress> {
+    const handler: ConnectionHandler = piped
+      ? { accepted: (socket, name) => this.#acceptedPiped(socket, name) }
+      : this;
+    const listener = await this.#engine.listen(source, handler);
     this.#listeners.push(listener);
     return listener.address;
   }
 
   /** ConnectionHandler. */
-  accepted(socket: EngineSocket, peer: string): void {
-    if (this.#connections.size >= connectionsMax) {
-      this.#log.warn({ peer }, `${peer}: refused, ${connectionsMax} connections are open`);
-      socket.close();
-      return;
-    }
-    const connection = new Connection(this, this, this.#resources, socket, peer);
+  accepted(socket: EngineSocket, name: string): void {
+    if (this.#hasRoom(socket, name)) this.#connect(socket, peerOf(name), null);
+  }
+
+  #acceptedPiped(socket: EngineSocket, name: string): void {
+    if (!this.#hasRoom(socket, name)) return;
+    this.#arriving.add(socket);
+    readPreamble(this.#engine, socket, (preamble) => {
+      this.#arriving.delete(socket);
+      if (preamble !== null && this.#allClosed === null) {
+        this.#connect(socket, preamble.peer, preamble.resume);
+        return;
+      }
+      // Without a preamble it is closed already.
+      if (preamble !== null) socket.close();
+      this.#tellIfAllClosed();
+    });
+  }
+
+  /** Closes the socket if not. */
+  #hasRoom(socket: EngineSocket, name: string): boolean {
+    const isOpen = this.#allClosed === null;
+    if (isOpen && this.#connections.size + this.#arriving.size < connectionsMax) return true;
+    const why = isOpen ? `${connectionsMax} connections are open` : 'the daemon is ending';
+    this.#resources.warnings.report({ peer: name }, `${name}: refused, ${why}`);
+    socket.close();
+    return false;
+  }
+
+  #connect(socket: EngineSocket, peer: Peer, resume: Preamble['resume']): void {
+    const connection = new Connection(this, this, this.#resources, socket, peer, resume);
     this.#connections.add(connection);
     this.#resources.setConnections(this.#connections.size);
     connection.start();
   }
 
+  /** ExportSource. */
+  get warnings(): ErrorLog {
+    return this.#resources.warnings;
+  }
+
+  /** ConnectionOwner: others may have come while the client made up its mind. */
+  admit(device: Device): string | null {
+    const full = this.access.full(device);
+    return full === null ? null : `export "${device.name}": ${full}`;
+  }
+
   /** ConnectionOwner. */
   opened(connection: Connection, device: Device): void {
-    this.#log.debug({ peer: connection.peer }, `${connection.peer}: uses ${device.name}`);
-    this.#events.connection('open', connection.peer, device.name);
+    const { name } = connection.peer;
+    this.#chosen.set(connection, device);
+    this.access.opened(device);
+    this.log.debug({ peer: name }, `${name}: uses ${device.name}`);
+    this.#events.connection('open', name, device.name);
   }
 
   /** ConnectionOwner. */
   closed(connection: Connection): void {
     this.#connections.delete(connection);
     this.#resources.setConnections(this.#connections.size);
-    if (connection.device !== null) {
-      this.#events.connection('close', connection.peer, connection.device.name);
+    const device = this.#chosen.get(connection);
+    if (device !== undefined) {
+      this.#chosen.delete(connection);
+      this.access.closed(device);
+      this.#events.connection('close', connection.peer.name, device.name);
     }
-    if (this.#connections.size === 0) this.#allClosed?.resolve();
+    this.#tellIfAllClosed();
   }
 
-  /** ExportDirectory. Devices without a table have nothing to export. */
-  list(): ExportEntry[] {
-    const live = [...this.#devices.all()].filter((device) => device.live !== null);
-    return live.map((device) => ({ name: device.name, description: describe(device) }));
-  }
-
-  /** ExportDirectory. */
-  find(name: string): ExportInfo | null {
-    const device = this.device(name);
-    const features = device?.live?.features;
-    if (device === null || features === undefined) return null;
-    return {
-      name: device.name,
-      description: describe(device),
-      sizeBytes: device.sizeBytes,
-      readOnly: device.readOnly || !features.writable,
-      trim: features.trim,
-      fastZero: features.fastZero,
-      cache: true,
-      rotational: features.rotational,
-      // All connections share one device, which keeps no cache for each.
-      multiConn: true,
-      blockBytesMin: 1,
-      blockBytesPreferred: Math.max(preferredBlockBytes, features.blockBytes),
-      payloadBytesMax: payloadBytes,
-    };
+  /** Exports. */
+  directory(peer: Peer): ExportDirectory {
+    return new PeerDirectory(this, peer);
   }
 
   /** Exports. */
   device(name: string): Device | null {
-    if (name !== '') return this.#devices.find(name) ?? null;
-    if (this.defaultExport !== null) return this.#devices.find(this.defaultExport) ?? null;
-    const [first, second] = this.list();
-    return first !== undefined && second === undefined
-      ? (this.#devices.find(first.name) ?? null)
-      : null;
+    return this.devices.find(name) ?? null;
+  }
+
+  /** Counts for clients that come from now on. Throws MapperError; then nothing has changed. */
+  setPolicy(device: Device, policy: ExportPolicy): void {
+    this.access.setPolicy(device, policy);
+  }
+
+  memoryUse(): Omit<MemoryUse, 'arenaBytes' | 'arenaInUseBytes' | 'operations'> {
+    const { batches, memory, requestsInFlight } = this.#resources;
+    return {
+      replyBytesKept: batches.keptBytes,
+      poolInUseBytes: memory.inUse,
+      poolBytes: memory.size,
+      connections: this.#connections.size + this.#arriving.size,
+      requests: requestsInFlight,
+    };
   }
 
   /** No new clients; those there are get their answers and are disconnected. */
   async shutdown(): Promise<void> {
     for (const listener of this.#listeners) listener.close();
-    if (this.#connections.size === 0) return;
     this.#allClosed = new Deferred(this.#engine);
     for (const connection of [...this.#connections]) connection.shutdown();
+    for (const socket of this.#arriving) socket.shutdown();
+    this.#tellIfAllClosed();
     await this.#allClosed.promise;
+  }
+
+  #tellIfAllClosed(): void {
+    if (this.#connections.size + this.#arriving.size === 0) this.#allClosed?.resolve();
   }
 }
 
-/** What LIST and INFO tell a person: the kinds of targets, in order, each once. */
-function describe(device: Device): string {
-  const types = (device.live?.slots ?? []).map((slot) => slot.target.type.name);
-  return [...new Set(types)].slice(0, 8).join(', ');
+/**
+ * Who is named like that. A TCP peer that has gone already may have no address any more, and what
+ * it has sent is carried out all the same: it is nobody whom a list of addresses lets in.
+ */
+function peerOf(name: string): Peer {
+  const peer = peerNamed(name);
+  return peer.host === null && !name.startsWith('unix') ? { ...peer, host: name } : peer;
 }

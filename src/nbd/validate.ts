@@ -1,17 +1,20 @@
 /**
- * Checks one compact transmission request against the export and what was negotiated. Targets trust
- * what passes here. A request that does not pass is answered with an error and the connection goes
- * on; the caller drains a WRITE's payload either way.
+ * Checks one transmission request against the export and what was negotiated. Targets trust what
+ * passes here. A request that does not pass is answered with an error and the connection goes on;
+ * the caller drains its payload either way.
  *
  * The order of the checks decides which error a request with several faults gets: the command, then
- * the right to write, the flags, what was negotiated, then length and range. Offsets come as two
- * u32 halves. Below 2^53 their sum is exact; above, it is rounded, but stays above 2^53 and with
- * that past the end of everything, because sizes are below.
+ * the right to write, the flags, what was negotiated, then length and range. Offsets and lengths
+ * come as two u32 halves each. Below 2^53 their sum is exact; above, it is rounded, but stays above
+ * 2^53 and with that past the end of everything, because sizes are below.
+ *
+ * A BLOCK_STATUS that names its contexts comes here twice: with the length of its payload, and then
+ * without PAYLOAD_LEN and with the length that the payload tells.
  */
 
 import { EINVAL, ENOSPC, EPERM } from '../base/errno.js';
 import * as nbd from './constants.js';
-import type { ExportInfo } from './export.js';
+import type { HandshakeOutcome } from './negotiation.js';
 
 /** What requests of one connection are checked against; made once, when transmission starts. */
 export interface TransmissionRules {
@@ -19,6 +22,8 @@ export interface TransmissionRules {
   readonly readOnly: boolean;
   /** Structured replies were negotiated, so DF may be used. */
   readonly structured: boolean;
+  /** Extended headers were negotiated, so PAYLOAD_LEN may be used where there is a payload. */
+  readonly extended: boolean;
   readonly trim: boolean;
   readonly fastZero: boolean;
   /**
@@ -26,27 +31,30 @@ export interface TransmissionRules {
    * send it unasked: whoever carries it out may then just say yes.
    */
   readonly cache: boolean;
-  /** A metadata context was negotiated. */
-  readonly blockStatus: boolean;
+  /** Metadata contexts that were negotiated; with none there is no BLOCK_STATUS. */
+  readonly contexts: number;
   /** Largest READ or WRITE. */
   readonly payloadBytesMax: number;
 }
 
-export function transmissionRules(
-  info: ExportInfo,
-  structured: boolean,
-  blockStatus: boolean,
-): TransmissionRules {
+export function transmissionRules(outcome: HandshakeOutcome): TransmissionRules {
+  const { exportInfo: info, structuredReplies, extendedHeaders, contexts } = outcome;
   return {
     sizeBytes: info.sizeBytes,
     readOnly: info.readOnly,
-    structured,
+    structured: structuredReplies,
+    extended: extendedHeaders,
     trim: info.trim && !info.readOnly,
     fastZero: info.fastZero && !info.readOnly,
     cache: info.cache,
-    blockStatus,
+    contexts: contexts.length,
     payloadBytesMax: info.payloadBytesMax,
   };
+}
+
+/** Bytes of a BLOCK_STATUS payload: u64 length, then a u32 for each of its contexts. */
+export function statusPayloadBytes(contexts: number): number {
+  return 8 + 4 * contexts;
 }
 
 const NONE = 0;
@@ -60,6 +68,7 @@ const LENGTH_ZERO = 7;
 const RANGE = 8;
 const RANGE_OF_WRITE = 9;
 const PAYLOAD = 10;
+const STATUS_PAYLOAD = 11;
 
 /**
  * The errno of each fault. A READ or WRITE longer than the largest payload gets EINVAL: the
@@ -78,6 +87,7 @@ const errnos = new Uint8Array([
   EINVAL, // RANGE
   ENOSPC, // RANGE_OF_WRITE
   EINVAL, // PAYLOAD
+  EINVAL, // STATUS_PAYLOAD
 ]);
 
 function isPastEnd(
@@ -96,12 +106,17 @@ function flagsOf(type: number, rules: TransmissionRules): number {
   switch (type) {
     case nbd.CMD_READ:
       return rules.structured ? nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_DF : nbd.CMD_FLAG_FUA;
+    case nbd.CMD_WRITE:
+      // The flag must be there with extended headers, but clients exist that leave it out.
+      return rules.extended ? nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_PAYLOAD_LEN : nbd.CMD_FLAG_FUA;
     case nbd.CMD_WRITE_ZEROES:
       return rules.fastZero
         ? nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FAST_ZERO
         : nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_NO_HOLE;
     case nbd.CMD_BLOCK_STATUS:
-      return nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_REQ_ONE;
+      return rules.extended && rules.contexts > 0
+        ? nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_REQ_ONE | nbd.CMD_FLAG_PAYLOAD_LEN
+        : nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_REQ_ONE;
     default:
       return nbd.CMD_FLAG_FUA;
   }
@@ -112,7 +127,8 @@ function faultOf(
   flags: number,
   offsetHigh: number,
   offsetLow: number,
-  length: number,
+  lengthHigh: number,
+  lengthLow: number,
   rules: TransmissionRules,
 ): number {
   const changes = type === nbd.CMD_WRITE || type === nbd.CMD_TRIM || type === nbd.CMD_WRITE_ZEROES;
@@ -120,11 +136,19 @@ function faultOf(
   if (changes && rules.readOnly) return READ_ONLY;
   if ((flags & ~flagsOf(type, rules)) !== 0) return FLAGS;
 
+  const length = lengthHigh * 2 ** 32 + lengthLow;
   if (type === nbd.CMD_FLUSH) {
     return offsetHigh === 0 && offsetLow === 0 && length === 0 ? NONE : NOT_ZERO;
   }
   if (type === nbd.CMD_TRIM && !rules.trim) return NO_TRIM;
-  if (type === nbd.CMD_BLOCK_STATUS && !rules.blockStatus) return NO_CONTEXT;
+  if (type === nbd.CMD_BLOCK_STATUS) {
+    if (rules.contexts === 0) return NO_CONTEXT;
+    if ((flags & nbd.CMD_FLAG_PAYLOAD_LEN) !== 0) {
+      const most = statusPayloadBytes(rules.contexts);
+      const fits = length >= statusPayloadBytes(1) && length <= most && length % 4 === 0;
+      return fits ? NONE : STATUS_PAYLOAD;
+    }
+  }
 
   // The protocol leaves a length of zero open. It is refused for every command that has a range:
   // BLOCK_STATUS could not answer it with an extent, and a READ not with a chunk of data.
@@ -145,10 +169,12 @@ export function validateRequest(
   flags: number,
   offsetHigh: number,
   offsetLow: number,
-  length: number,
+  lengthHigh: number,
+  lengthLow: number,
   rules: TransmissionRules,
 ): number {
-  return errnos[faultOf(type, flags, offsetHigh, offsetLow, length, rules)] as number;
+  const fault = faultOf(type, flags, offsetHigh, offsetLow, lengthHigh, lengthLow, rules);
+  return errnos[fault] as number;
 }
 
 const commandNames = [
@@ -180,12 +206,14 @@ export function requestFaultText(
   flags: number,
   offsetHigh: number,
   offsetLow: number,
-  length: number,
+  lengthHigh: number,
+  lengthLow: number,
   rules: TransmissionRules,
 ): string {
-  const fault = faultOf(type, flags, offsetHigh, offsetLow, length, rules);
+  const fault = faultOf(type, flags, offsetHigh, offsetLow, lengthHigh, lengthLow, rules);
   const command = commandName(type);
   const offset = (BigInt(offsetHigh) << 32n) | BigInt(offsetLow);
+  const length = (BigInt(lengthHigh) << 32n) | BigInt(lengthLow);
   switch (fault) {
     case COMMAND:
       return `${command}: not known`;
@@ -211,6 +239,11 @@ export function requestFaultText(
       );
     case PAYLOAD:
       return `${command}: found length ${length}, wanted at most ${rules.payloadBytesMax}`;
+    case STATUS_PAYLOAD:
+      return (
+        `${command}: found a payload of ${length} bytes, ` +
+        `wanted 8 and 4 for each of 1 to ${rules.contexts} contexts`
+      );
     default:
       return '';
   }

@@ -4,7 +4,8 @@
  * MapperError.
  */
 
-import type { ListenAddress } from '../engine/engine.js';
+import type { ListenAddress, ListenSource } from '../engine/engine.js';
+import type { ExportPolicy } from '../nbd/export-policy.js';
 import type { RegionUpload, TargetEvent } from '../target/target.js';
 
 export interface DeviceInfo {
@@ -97,6 +98,29 @@ export interface RegionsAt {
   table: RegionUpload;
 }
 
+/** What connections and I/O hold of the queue thread's memory; sizes are bytes. */
+export interface MemoryUse {
+  /** All buffers for data. */
+  arenaBytes: number;
+  /** Of these, in use; among them those for replies that are kept for the next ones. */
+  arenaInUseBytes: number;
+  replyBytesKept: number;
+  /** What connections hold beyond what each has for certain, and the most of it. */
+  poolInUseBytes: number;
+  poolBytes: number;
+  connections: number;
+  /** Requests of clients that are not answered, and operations that are under way. */
+  requests: number;
+  operations: number;
+}
+
+export interface Hanging {
+  /** `copies`, `clients`, `a flush of NAME`. */
+  stage: string;
+  /** Those with requests in flight, and the one that is flushed for the last time. */
+  devices: { name: string; inFlight: number; flushing: boolean }[];
+}
+
 /** What `create` gives back: the device's counters, for reading without asking. */
 export interface Created {
   counters: SharedArrayBuffer;
@@ -155,10 +179,19 @@ export interface QueueCommands {
   job: { params: { id: number; waitMilliseconds?: number }; result: CopyJobInfo };
   /** It ends when what is under way has. */
   cancel: { params: { id: number }; result: null };
-  /** Starts serving NBD; resolves to the address really listened on. */
-  listen: { params: { address: ListenAddress }; result: ListenAddress };
+  /**
+   * Starts serving NBD; resolves to the address really listened on. `piped`: what connects there is
+   * the gate, which says first whom it brings (src/nbd/piped.ts).
+   */
+  listen: { params: { address: ListenSource; piped?: boolean }; result: ListenAddress };
+  /** What the owner of a device says about its export; it counts for clients from now on. */
+  policy: { params: { name: string; policy: ExportPolicy }; result: null };
   /** The device that the empty export name means; null: the only one there is, if there is one. */
   defaultExport: { params: { name: string | null }; result: null };
+  /** What the data plane holds now. */
+  memory: { params: Record<string, never>; result: MemoryUse };
+  /** What a shutdown that has begun waits for. */
+  hanging: { params: Record<string, never>; result: Hanging };
   /** Stops accepting, drains, flushes, answers ESHUTDOWN, closes everything. */
   shutdown: { params: Record<string, never>; result: null };
 }

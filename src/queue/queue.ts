@@ -8,11 +8,15 @@
 
 import { writeSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
+import { parseAddressBlock } from '../base/address-block.js';
 import { EIO, ENOSYS, ESHUTDOWN } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
+import type { LogLevel } from '../base/log-level.js';
 import type { EngineChoice } from '../engine/choose.js';
+import { type ProtocolOptions, wholeProtocol } from '../nbd/protocol-options.js';
 import type { QueueCommand, QueueCommands, QueueEvent } from './commands.js';
 import type { Call, FromQueue, Ready } from './mailbox.js';
+import type { QueueOptions } from './thread.js';
 
 export interface QueueListener {
   event(event: QueueEvent): void;
@@ -26,6 +30,18 @@ export interface QueueCalls {
     command: C,
     params: QueueCommands[C]['params'],
   ): Promise<QueueCommands[C]['result']>;
+}
+
+/** What a queue thread may be told besides its engine. */
+export interface QueueStart {
+  /** The whole protocol, if nothing is said. */
+  readonly protocol?: ProtocolOptions;
+  /** Addresses (CIDR) that are served at all; empty: all. */
+  readonly allow?: readonly string[];
+  /** The least level that its log has; debug, if nothing is said. */
+  readonly logLevel?: LogLevel;
+  /** Another program for the thread. */
+  readonly thread?: URL;
 }
 
 interface Waiter {
@@ -51,10 +67,14 @@ export class Queue implements QueueCalls {
   static start(
     engine: EngineChoice,
     listener: QueueListener,
-    thread = new URL('./thread.js', import.meta.url),
+    start: QueueStart = {},
   ): Promise<Queue> {
+    const { protocol = wholeProtocol, allow = [] } = start;
+    const { logLevel = 'debug', thread = usualThread } = start;
     return new Promise((resolve, reject) => {
-      const worker = new Worker(thread, { execArgv: [], workerData: { engine } });
+      for (const block of allow) checkBlock(block);
+      const workerData: QueueOptions = { engine, protocol, allow, logLevel };
+      const worker = new Worker(thread, { execArgv: [], workerData });
       const failed = (error: unknown): void => {
         reject(error instanceof Error ? error : new MapperError(EIO, messageOf(error)));
       };
@@ -156,4 +176,14 @@ export class Queue implements QueueCalls {
   }
 }
 
+/** Throws MapperError EINVAL. */
+function checkBlock(text: string): void {
+  try {
+    parseAddressBlock(text);
+  } catch (error) {
+    throw error instanceof MapperError ? error.prefixed('addresses to be served') : error;
+  }
+}
+
 const wakeByte = new Uint8Array([1]);
+const usualThread = new URL('./thread.js', import.meta.url);

@@ -13,19 +13,26 @@ import { EIO, ESHUTDOWN } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { arenaBytes } from '../base/limits.js';
 import type { Log } from '../base/log.js';
+import { type LogLevel, logLevels } from '../base/log-level.js';
 import { CopyJobs } from '../copy/jobs.js';
 import { IoPool } from '../device/io.js';
 import { DeviceRegistry } from '../device/registry.js';
 import { Arena } from '../engine/arena.js';
 import { chooseEngine, type EngineChoice } from '../engine/choose.js';
 import type { Engine } from '../engine/engine.js';
-import { Server } from '../nbd/server.js';
+import type { ProtocolOptions } from '../nbd/protocol-options.js';
+import { type ConnectionEvents, Server } from '../nbd/server.js';
 import { targetTypes } from '../target/registry.js';
-import type { QueueCommand, QueueCommands, QueueEvent } from './commands.js';
+import type { Hanging, QueueCommand, QueueCommands, QueueEvent } from './commands.js';
 import type { Answer, Call, FromQueue } from './mailbox.js';
 
 export interface QueueOptions {
   readonly engine: EngineChoice;
+  readonly protocol: ProtocolOptions;
+  /** Addresses (CIDR) that are served at all, checked already; empty: all. */
+  readonly allow: readonly string[];
+  /** Log lines of lesser levels are not sent. */
+  readonly logLevel: LogLevel;
 }
 
 type Handlers = {
@@ -34,25 +41,31 @@ type Handlers = {
   ) => QueueCommands[C]['result'] | Promise<QueueCommands[C]['result']>;
 };
 
-class Queue {
-  readonly #port: MessagePort;
+/** Where answers and events go. */
+type Outbox = Pick<MessagePort, 'postMessage'>;
+
+export class Queue {
+  readonly #port: Outbox;
   readonly #engine: Engine;
   readonly #devices: DeviceRegistry;
-  readonly #server: Server;
+  readonly server: Server;
   readonly #jobs: CopyJobs;
   readonly #handlers: Handlers;
+  readonly #ios = new IoPool();
+  /** What a shutdown is at. */
+  #stage = 'nothing';
 
-  constructor(port: MessagePort, engine: Engine) {
+  constructor(port: Outbox, engine: Engine, { protocol, allow, logLevel }: QueueOptions) {
     this.#port = port;
     this.#engine = engine;
-    const log = this.#makeLog();
-    const ios = new IoPool();
+    const log = this.#makeLog(logLevel);
+    const ios = this.#ios;
     this.#devices = new DeviceRegistry(engine, ios, log, (device, event) =>
       this.#post({ event: 'target', name: device.name, ...event }),
     );
-    this.#server = new Server(engine, ios, this.#devices, log, {
-      connection: (what, peer, device) => this.#post({ event: 'connection', what, peer, device }),
-    });
+    const connection: ConnectionEvents['connection'] = (what, peer, device) =>
+      this.#post({ event: 'connection', what, peer, device });
+    this.server = new Server(engine, ios, this.#devices, log, { connection }, { protocol, allow });
     this.#jobs = new CopyJobs(engine, ios, this.#devices);
     this.#handlers = this.#makeHandlers();
   }
@@ -61,12 +74,12 @@ class Queue {
     this.#port.postMessage(message);
   }
 
-  #makeLog(): Log {
+  #makeLog(least: LogLevel): Log {
     type Level = Extract<QueueEvent, { event: 'log' }>['level'];
-    const at =
-      (level: Level) =>
-      (fields: object, text: string): void =>
-        this.#post({ event: 'log', level, fields, text });
+    const at = (level: Level): Log[Level] => {
+      if (logLevels.indexOf(level) > logLevels.indexOf(least)) return () => {};
+      return (fields, text) => this.#post({ event: 'log', level, fields, text });
+    };
     return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
   }
 
@@ -123,9 +136,13 @@ class Queue {
       },
       ls: () => devices.ls(),
       targets: () => targetTypes.map(({ name, version }) => ({ name, version: [...version] })),
-      listen: ({ address }) => this.#server.listen(address),
+      listen: ({ address, piped }) => this.server.listen(address, piped ?? false),
+      policy: ({ name, policy }) => {
+        this.server.setPolicy(devices.get(name), policy);
+        return null;
+      },
       defaultExport: ({ name }) => {
-        this.#server.defaultExport = name;
+        this.server.defaultExport = name;
         return null;
       },
       backingSize: ({ word }) => this.#jobs.sizeOf(word),
@@ -136,14 +153,33 @@ class Queue {
         this.#jobs.cancel(id);
         return null;
       },
+      memory: () => ({
+        arenaBytes: this.#engine.arena.size,
+        arenaInUseBytes: this.#engine.arena.inUse,
+        operations: this.#ios.inUse,
+        ...this.server.memoryUse(),
+      }),
+      hanging: () => this.#hanging(),
       shutdown: async () => {
         for (const device of devices.all()) device.failWaiting(ESHUTDOWN);
+        this.#stage = 'copies';
         await this.#jobs.shutdown();
-        await this.#server.shutdown();
-        await devices.shutdown();
+        this.#stage = 'clients';
+        await this.server.shutdown();
+        await devices.shutdown((name) => {
+          this.#stage = `a flush of ${name}`;
+        });
         return null;
       },
     };
+  }
+
+  #hanging(): Hanging {
+    const stage = this.#stage;
+    const devices = this.#devices.ls().map(({ name, inFlight }) => {
+      return { name, inFlight, flushing: stage === `a flush of ${name}` };
+    });
+    return { stage, devices: devices.filter((one) => one.inFlight > 0 || one.flushing) };
   }
 
   async carryOut(call: Call): Promise<void> {
@@ -169,7 +205,7 @@ async function main(port: MessagePort, options: QueueOptions): Promise<void> {
     return;
   }
   const { engine, reason } = chosen;
-  const queue = new Queue(port, engine);
+  const queue = new Queue(port, engine, options);
   const wakeFd = engine.onWake(() => {
     for (;;) {
       const received = receiveMessageOnPort(port) as { message: Call } | undefined;
