@@ -5,7 +5,7 @@ import t from 'tap';
 import { AssertionError } from '../../src/base/assert.js';
 import { ENOMEM } from '../../src/base/errno.js';
 import { stallMilliseconds, stallPenaltyMilliseconds } from '../../src/base/limits.js';
-import { addressText, hostAndPort } from '../../src/engine/address.js';
+import { addressText, hostAndPort, plainHost } from '../../src/engine/address.js';
 import { Arena } from '../../src/engine/arena.js';
 import type { Timer } from '../../src/engine/engine.js';
 import { ArenaSendVector } from '../../src/engine/send-vector.js';
@@ -208,5 +208,11 @@ t.test('addresses as texts', async (t) => {
   t.equal(addressText({ kind: 'tcp', host: '127.0.0.1', port: 10_809 }), '127.0.0.1:10809');
   t.equal(addressText({ kind: 'tcp', host: '::1', port: 1 }), '[::1]:1');
   t.equal(addressText({ kind: 'unix', path: '/run/s' }), 'unix:/run/s');
+  t.equal(addressText({ kind: 'unix', path: '\0nbd' }), 'unix:@nbd', 'an abstract name');
   t.equal(hostAndPort('::ffff:1.2.3.4', 5), '[::ffff:1.2.3.4]:5');
+  t.equal(plainHost('::ffff:1.2.3.4'), '1.2.3.4');
+  t.equal(plainHost('::FFFF:7f00:1'), '127.0.0.1');
+  for (const host of ['::1', '1.2.3.4', '::ffff:0:7f00:1', 'fe80::ffff:7f00:1', 'unknown']) {
+    t.equal(plainHost(host), host);
+  }
 });

@@ -40,7 +40,7 @@ export interface Engine {
    * Listens on TCP (a numeric address) or on a unix socket, which replaces a stale one. Throws
    * MapperError, with EADDRINUSE when somebody answers there.
    */
-  listen(address: ListenAddress, handler: ConnectionHandler): Promise<EngineListener>;
+  listen(source: ListenSource, handler: ConnectionHandler): Promise<EngineListener>;
 
   /** A vector for `send`, with room for that many pieces. It lives as long as the engine. */
   sendVector(capacity: number): SendVector;
@@ -146,6 +146,9 @@ export interface EngineFile {
 export type ListenAddress =
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
   | { readonly kind: 'unix'; readonly path: string };
+
+/** What to listen on: an address, or a listening socket that was opened for us (activation). */
+export type ListenSource = ListenAddress | { readonly kind: 'fd'; readonly fd: number };
 
 export interface ConnectionHandler {
   /** A new connection; `peer` names it for the log. */

@@ -16,7 +16,7 @@ import type {
   Engine,
   EngineFile,
   EngineListener,
-  ListenAddress,
+  ListenSource,
   OpenOptions,
   SendVector,
   Timer,
@@ -71,8 +71,8 @@ export class NodeEngine implements Engine {
     return new NodeFile(this, path, options);
   }
 
-  listen(address: ListenAddress, handler: ConnectionHandler): Promise<EngineListener> {
-    return NodeListener.listen(this, address, handler);
+  listen(source: ListenSource, handler: ConnectionHandler): Promise<EngineListener> {
+    return NodeListener.listen(this, source, handler);
   }
 
   sendVector(capacity: number): SendVector {

@@ -22,7 +22,7 @@ import type {
   Engine,
   EngineFile,
   EngineListener,
-  ListenAddress,
+  ListenSource,
   OpenOptions,
   SendVector,
   Timer,
@@ -93,8 +93,8 @@ export class UringEngine implements Engine {
     return new UringFile(this, path, options);
   }
 
-  async listen(address: ListenAddress, handler: ConnectionHandler): Promise<EngineListener> {
-    return new UringListener(this, address, handler);
+  async listen(source: ListenSource, handler: ConnectionHandler): Promise<EngineListener> {
+    return new UringListener(this, source, handler);
   }
 
   sendVector(capacity: number): SendVector {

@@ -1,69 +1,74 @@
-/** Listening sockets on the ring: TCP (numeric addresses) and unix. */
+/**
+ * Listening sockets on the ring: TCP (numeric addresses) and unix, made here or inherited from
+ * whoever started the process. An inherited one may have other owners, who use it after us: it is
+ * neither shut down nor its file removed.
+ */
 
 import { chmodSync, lstatSync, type Stats, unlinkSync } from 'node:fs';
-import { isIP, isIPv4 } from 'node:net';
 import { EADDRINUSE, EINVAL, errnoName, errnoOf } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
+import { keepAliveSeconds } from '../../base/limits.js';
 import { addressText } from '../address.js';
-import type { Completion, ConnectionHandler, EngineListener, ListenAddress } from '../engine.js';
+import type {
+  Completion,
+  ConnectionHandler,
+  EngineListener,
+  ListenAddress,
+  ListenSource,
+} from '../engine.js';
 import type { UringEngine } from './engine.js';
-import { OP_ACCEPT } from './ring.js';
+import { OP_ACCEPT, OP_ASYNC_CANCEL } from './ring.js';
 import { UringSocket } from './socket.js';
+import { AF_UNIX, familyOf, packAddress, unpackAddress } from './socket-address.js';
 import { check, type System } from './system.js';
 
-const AF_UNIX = 1;
-const AF_INET = 2;
-const AF_INET6 = 10;
 const SOCK_STREAM = 1;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
+const SO_ACCEPTCONN = 30;
 const IPPROTO_TCP = 6;
+const SO_KEEPALIVE = 9;
 const TCP_NODELAY = 1;
+const TCP_KEEPIDLE = 4;
+const TCP_KEEPINTVL = 5;
+const TCP_KEEPCNT = 6;
 const backlog = 1024;
 /** Room for a struct sockaddr; the length of what accept filled in is kept behind it. */
 const addressBytes = 128;
 /** How long to leave a connection in the backlog when there are no descriptors left. */
 const retryMilliseconds = 100;
 
+/** The end of a cancellation says nothing that the end of what was cancelled does not. */
+const ignored: Completion = { done() {} };
+
+interface Opened {
+  readonly fd: number;
+  readonly address: ListenAddress;
+}
+
 export class UringListener implements EngineListener, Completion {
   readonly address: ListenAddress;
   readonly #engine: UringEngine;
   readonly #handler: ConnectionHandler;
   readonly #fd: number;
+  readonly #inherited: boolean;
   readonly #peerMemory: number;
   readonly #unlink: (() => void) | null;
+  /** Of the accept that is under way; -1: none is, for a while. */
+  #slot = -1;
   #closed = false;
   #accepted = 0;
 
-  constructor(engine: UringEngine, address: ListenAddress, handler: ConnectionHandler) {
+  constructor(engine: UringEngine, source: ListenSource, handler: ConnectionHandler) {
     this.#engine = engine;
     this.#handler = handler;
-    const system = engine.system;
-    const wanted = socketAddress(address);
-    const family = wanted[0] as number;
-    if (address.kind === 'unix') removeStaleSocket(system, address.path, wanted);
-    this.#fd = check(system.socket(family, SOCK_STREAM | SOCK_CLOEXEC), 'socket');
-    try {
-      if (address.kind === 'tcp') {
-        check(system.setSocketOption(this.#fd, SOL_SOCKET, SO_REUSEADDR, 1), 'SO_REUSEADDR');
-      }
-      let result = system.bind(this.#fd, wanted);
-      if (result === 0) {
-        // Until listen nobody can connect, so the mode is right from the beginning.
-        if (address.kind === 'unix') chmodSync(address.path, 0o600);
-        result = system.listen(this.#fd, backlog);
-      }
-      if (result < 0) {
-        const text = `cannot listen on ${addressText(address)}: ${errnoName(-result)}`;
-        throw new MapperError(-result, text);
-      }
-      this.address = realAddress(system, this.#fd, address);
-    } catch (error) {
-      system.close(this.#fd);
-      throw error;
-    }
-    this.#unlink = address.kind === 'unix' ? unlinkLater(address.path) : null;
+    this.#inherited = source.kind === 'fd';
+    const { fd, address } =
+      source.kind === 'fd' ? inherit(engine.system, source.fd) : open(engine.system, source);
+    this.#fd = fd;
+    this.address = address;
+    this.#unlink = source.kind === 'unix' ? unlinkLater(source.path) : null;
     this.#peerMemory = engine.arena.allocate(4096);
     this.#accept();
   }
@@ -74,11 +79,13 @@ export class UringListener implements EngineListener, Completion {
     arena.view.setUint32(length, addressBytes, true);
     // The operation takes the pointer to the length where others take the offset.
     const address = base + this.#peerMemory;
-    ring.submit(OP_ACCEPT, this.#fd, base + length, address, 0, SOCK_CLOEXEC, this);
+    const offset = base + length;
+    this.#slot = ring.submit(OP_ACCEPT, this.#fd, offset, address, 0, SOCK_CLOEXEC, this);
   }
 
   /** Completion of an accept. */
   done(result: number): void {
+    this.#slot = -1;
     if (this.#closed) {
       if (result >= 0) this.#engine.system.close(result);
       this.#release();
@@ -92,18 +99,19 @@ export class UringListener implements EngineListener, Completion {
       return;
     }
     const peer = this.#peerName();
-    if (this.address.kind === 'tcp') {
-      this.#engine.system.setSocketOption(result, IPPROTO_TCP, TCP_NODELAY, 1);
-    }
+    if (this.address.kind === 'tcp') setUp(this.#engine.system, result);
     this.#accept();
     this.#handler.accepted(new UringSocket(this.#engine, result), peer);
   }
 
   #peerName(): string {
     this.#accepted++;
-    if (this.address.kind === 'unix') return `unix:${this.address.path}#${this.#accepted}`;
-    const bytes = this.#engine.arena.bytes;
-    return addressText(readAddress(bytes.slice(this.#peerMemory, this.#peerMemory + addressBytes)));
+    if (this.address.kind === 'unix') return `${addressText(this.address)}#${this.#accepted}`;
+    const { bytes, view } = this.#engine.arena;
+    const length = view.getUint32(this.#peerMemory + addressBytes, true);
+    const end = this.#peerMemory + Math.min(length, addressBytes);
+    const peer = unpackAddress(bytes.slice(this.#peerMemory, end));
+    return peer === null ? 'unknown' : addressText(peer);
   }
 
   close(): void {
@@ -111,7 +119,10 @@ export class UringListener implements EngineListener, Completion {
     this.#closed = true;
     this.#unlink?.();
     // Ends the accept that is under way; the descriptor is closed when that is known.
-    this.#engine.system.shutdown(this.#fd);
+    if (!this.#inherited) this.#engine.system.shutdown(this.#fd);
+    else if (this.#slot >= 0) {
+      this.#engine.ring.submit(OP_ASYNC_CANCEL, this.#fd, 0, this.#slot, 0, 0, ignored);
+    }
   }
 
   #release(): void {
@@ -120,60 +131,61 @@ export class UringListener implements EngineListener, Completion {
   }
 }
 
-/** struct sockaddr_in (16 bytes), sockaddr_in6 (28 bytes) or sockaddr_un (2 bytes and a path). */
-function socketAddress(address: ListenAddress): Uint8Array {
-  if (address.kind === 'unix') {
-    const path = Buffer.from(address.path);
-    if (path.length === 0 || path.length > 107) {
-      const text = `socket path of ${path.length} bytes, wanted 1 to 107: "${address.path}"`;
-      throw new MapperError(EINVAL, text);
+/** A TCP connection: nothing is held back, and a peer that is gone is noticed. */
+function setUp(system: System, fd: number): void {
+  system.setSocketOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  system.setSocketOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  system.setSocketOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, keepAliveSeconds);
+  // As Node has them.
+  system.setSocketOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, 1);
+  system.setSocketOption(fd, IPPROTO_TCP, TCP_KEEPCNT, 10);
+}
+
+/** Binds a new socket, and listens on it. Throws MapperError. */
+function open(system: System, address: ListenAddress): Opened {
+  const wanted = packAddress(address);
+  if (address.kind === 'unix') removeStaleSocket(system, address.path, wanted);
+  const fd = check(system.socket(familyOf(wanted), SOCK_STREAM | SOCK_CLOEXEC), 'socket');
+  try {
+    if (address.kind === 'tcp') {
+      check(system.setSocketOption(fd, SOL_SOCKET, SO_REUSEADDR, 1), 'SO_REUSEADDR');
     }
-    const bytes = new Uint8Array(2 + path.length + 1);
-    bytes[0] = AF_UNIX;
-    bytes.set(path, 2);
-    return bytes;
+    let result = system.bind(fd, wanted);
+    if (result === 0) {
+      // Until listen nobody can connect, so the mode is right from the beginning.
+      if (address.kind === 'unix') chmodSync(address.path, 0o600);
+      result = system.listen(fd, backlog);
+    }
+    if (result < 0) {
+      const text = `cannot listen on ${addressText(address)}: ${errnoName(-result)}`;
+      throw new MapperError(-result, text);
+    }
+    if (address.kind === 'unix') return { fd, address };
+    // Port 0 has become one that was free.
+    const bound = unpackAddress(system.socketName(fd));
+    return { fd, address: bound?.kind === 'tcp' ? { ...address, port: bound.port } : address };
+  } catch (error) {
+    system.close(fd);
+    throw error;
   }
-  const { host, port } = address;
-  if (isIP(host) === 0) {
-    throw new MapperError(EINVAL, `found address "${host}", wanted a numeric one`);
-  }
-  const four = isIPv4(host);
-  const bytes = new Uint8Array(four ? 16 : 28);
-  const view = new DataView(bytes.buffer);
-  view.setUint16(0, four ? AF_INET : AF_INET6, true);
-  view.setUint16(2, port);
-  bytes.set(four ? host.split('.').map(Number) : ipv6Bytes(host), four ? 4 : 8);
-  return bytes;
 }
 
-/** The 16 bytes of an IPv6 address; URL writes any form of one out as groups and one gap. */
-function ipv6Bytes(host: string): number[] {
-  const text = new URL(`http://[${host.split('%')[0]}]`).hostname.slice(1, -1);
-  const [left = '', right] = text.split('::');
-  const groups = (part: string): number[] =>
-    part === '' ? [] : part.split(':').map((group) => Number.parseInt(group, 16));
-  const before = groups(left);
-  const after = right === undefined ? [] : groups(right);
-  const gap = new Array<number>(8 - before.length - after.length).fill(0);
-  return [...before, ...gap, ...after].flatMap((group) => [group >> 8, group & 0xff]);
-}
-
-function readAddress(bytes: Uint8Array): ListenAddress {
-  const view = new DataView(bytes.buffer, bytes.byteOffset);
-  const port = view.getUint16(2);
-  if (view.getUint16(0, true) === AF_INET) {
-    return { kind: 'tcp', host: [...bytes.subarray(4, 8)].join('.'), port };
+/** Looks at a socket that should be listening already. Throws MapperError; then it is left alone. */
+function inherit(system: System, fd: number): Opened {
+  const listening = system.socketOption(fd, SOL_SOCKET, SO_ACCEPTCONN);
+  if (listening !== 1) {
+    const found = listening < 0 ? errnoName(-listening) : 'a socket that does not listen';
+    const text = `cannot listen on descriptor ${fd}: found ${found}, wanted a listening socket`;
+    throw new MapperError(listening < 0 ? -listening : EINVAL, text);
   }
-  const groups = Array.from({ length: 8 }, (_, i) => view.getUint16(8 + 2 * i).toString(16));
-  const host = new URL(`http://[${groups.join(':')}]`).hostname.slice(1, -1);
-  return { kind: 'tcp', host, port };
-}
-
-/** The address with the port that was really given. */
-function realAddress(system: System, fd: number, address: ListenAddress): ListenAddress {
-  if (address.kind === 'unix') return address;
-  const bound = readAddress(system.socketName(fd));
-  return bound.kind === 'tcp' ? { ...address, port: bound.port } : address;
+  const address = unpackAddress(system.socketName(fd));
+  if (address === null) {
+    const text = `cannot listen on descriptor ${fd}: found another family, wanted IP or unix`;
+    throw new MapperError(EINVAL, text);
+  }
+  // The ring does not wait on descriptors that are not to be waited on.
+  system.clearNonBlocking(fd);
+  return { fd, address };
 }
 
 /** Removes a socket file that nobody answers on; refuses what is not one, or is in use. */
@@ -198,11 +210,15 @@ function removeStaleSocket(system: System, path: string, address: Uint8Array): v
   unlinkSync(path);
 }
 
-/** Unlinks the socket, unless somebody has put another in its place. */
+/** Unlinks the socket, unless somebody has put another in its place, or we may not any more. */
 function unlinkLater(path: string): () => void {
   const made = lstatSync(path);
   return () => {
-    const now = lstatSync(path, { throwIfNoEntry: false });
-    if (now !== undefined && now.ino === made.ino && now.dev === made.dev) unlinkSync(path);
+    try {
+      const now = lstatSync(path);
+      if (now.ino === made.ino && now.dev === made.dev) unlinkSync(path);
+    } catch {
+      // It is gone, or stays: whoever listens there next replaces it.
+    }
   };
 }

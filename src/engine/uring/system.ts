@@ -17,6 +17,9 @@ const SYS_IO_URING_ENTER = 426;
 const SYS_IO_URING_REGISTER = 427;
 /** _IOW(0x94, 13, struct file_clone_range) */
 const FICLONERANGE = 0x4020940d;
+const F_GETFL = 3;
+const F_SETFL = 4;
+const O_NONBLOCK = 0o4000;
 const PROT_READ_WRITE = 3;
 const MAP_SHARED_POPULATE = 0x8001;
 
@@ -81,8 +84,17 @@ export class System {
     value: Uint8Array,
     length: number,
   ) => number;
+  readonly #getsockopt: (
+    fd: number,
+    level: number,
+    option: number,
+    value: Uint8Array,
+    length: Uint8Array,
+  ) => number;
+  readonly #fcntl: (fd: number, command: number, argument: number) => number;
   readonly #shutdown: (fd: number, how: number) => number;
   readonly #close: (fd: number) => number;
+  readonly #exit: (status: number) => void;
   readonly #fallocate: (fd: number, mode: number, offset: number, length: number) => number;
   readonly #pipe2: (fds: Uint8Array, flags: number) => number;
   readonly #ioctl: (fd: number, request: number, argument: Uint8Array) => number;
@@ -134,8 +146,13 @@ export class System {
     this.#setsockopt = libc.func(
       'int setsockopt(int fd, int level, int option, uint8_t *value, uint32_t length)',
     );
+    this.#getsockopt = libc.func(
+      'int getsockopt(int fd, int level, int option, _Out_ uint8_t *value, _Inout_ uint8_t *length)',
+    );
+    this.#fcntl = libc.func('int fcntl(int fd, int command, long argument)');
     this.#shutdown = libc.func('int shutdown(int fd, int how)');
     this.#close = libc.func('int close(int fd)');
+    this.#exit = libc.func('void _exit(int status)');
     this.#fallocate = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
     this.#pipe2 = libc.func('int pipe2(_Out_ uint8_t *fds, int flags)');
     this.#ioctl = libc.func('int ioctl(int fd, unsigned long request, _Inout_ uint8_t *argument)');
@@ -237,8 +254,8 @@ export class System {
     this.#memcpy(target, source, length);
   }
 
-  socket(family: number, type: number): number {
-    return this.#result(this.#socket(family, type, 0));
+  socket(family: number, type: number, protocol = 0): number {
+    return this.#result(this.#socket(family, type, protocol));
   }
 
   bind(fd: number, address: Uint8Array): number {
@@ -257,9 +274,24 @@ export class System {
   socketName(fd: number): Uint8Array {
     const address = new Uint8Array(128);
     const length = new Uint8Array(4);
-    new DataView(length.buffer).setUint32(0, address.length, true);
+    const view = new DataView(length.buffer);
+    view.setUint32(0, address.length, true);
     check(this.#result(this.#getsockname(fd, address, length)), 'getsockname');
-    return address;
+    return address.subarray(0, view.getUint32(0, true));
+  }
+
+  /** The value of an int option, or a negative errno: options have no negative values. */
+  socketOption(fd: number, level: number, option: number): number {
+    const value = new Uint8Array(4);
+    const length = new Uint8Array([value.length, 0, 0, 0]);
+    const result = this.#result(this.#getsockopt(fd, level, option, value, length));
+    return result < 0 ? result : new DataView(value.buffer).getInt32(0, true);
+  }
+
+  /** Operations on the socket wait again, whoever had them not to. */
+  clearNonBlocking(fd: number): void {
+    const flags = check(this.#result(this.#fcntl(fd, F_GETFL, 0)), 'F_GETFL');
+    check(this.#result(this.#fcntl(fd, F_SETFL, flags & ~O_NONBLOCK)), 'F_SETFL');
   }
 
   /** Sets an int option. */
@@ -267,6 +299,11 @@ export class System {
     const bytes = new Uint8Array(4);
     new DataView(bytes.buffer).setInt32(0, value, true);
     return this.#result(this.#setsockopt(fd, level, option, bytes, bytes.length));
+  }
+
+  /** Ends the process at once, whatever its threads are in: nothing is run, nobody waited for. */
+  exitNow(status: number): void {
+    this.#exit(status);
   }
 
   /** Both directions. */
