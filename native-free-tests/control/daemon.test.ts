@@ -493,7 +493,7 @@ async function embedded(t: Test): Promise<void> {
     code: 1,
     stderr:
       'mapperctl: no daemon answers at "/nonexistent/mapperd.sock" (ENOENT) ' +
-      'or "state/control.sock" (ENOENT)\n',
+      'or "state/control.sock" (ENOENT) or "/run/mapperd/control.sock" (ENOENT)\n',
   });
   t.equal(await first.stop(), 0);
   t.equal(await second.stop(), 0);

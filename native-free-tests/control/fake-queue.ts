@@ -10,6 +10,7 @@ import { renameInTable, tableDependencies } from '../../src/control/table-text.j
 import { Counters } from '../../src/device/counters.js';
 import { READ } from '../../src/device/io.js';
 import { parseTable, quoteWord } from '../../src/device/table-text.js';
+import { type ExportPolicy, openPolicy } from '../../src/nbd/export-policy.js';
 import type {
   CopyRequest,
   DeviceInfo,
@@ -28,6 +29,7 @@ interface FakeDevice {
   suspended: boolean;
   readOnly: boolean;
   counters: Counters;
+  policy: ExportPolicy;
   /** Of switch targets in the live table, by sector. */
   routes: Map<number, FakeRoutes>;
 }
@@ -158,6 +160,7 @@ export class FakeQueue implements QueueCalls {
         suspended: table === undefined,
         readOnly: readOnly ?? false,
         counters,
+        policy: openPolicy,
         routes: new Map(),
       };
       this.#makeRoutes(device);
@@ -271,8 +274,18 @@ export class FakeQueue implements QueueCalls {
     cancel: ({ id }) => {
       throw new MapperError(ENXIO, `no copy ${id}`);
     },
-    listen: ({ address }) => address,
+    listen: ({ address }) =>
+      address.kind === 'fd' ? { kind: 'unix', path: `${address.fd}` } : address,
+    policy: ({ name, policy }) => {
+      this.#get(name).policy = policy;
+      return null;
+    },
     defaultExport: () => null,
+    memory: () => ({
+      ...{ arenaBytes: 2 ** 29, arenaInUseBytes: 4096, replyBytesKept: 0 },
+      ...{ poolBytes: 2 ** 27, poolInUseBytes: 0, connections: 0, requests: 0, operations: 0 },
+    }),
+    hanging: () => ({ stage: 'nothing', devices: [] }),
     shutdown: () => null,
   };
 }

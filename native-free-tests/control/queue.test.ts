@@ -20,7 +20,7 @@ async function setUp(script = thread) {
         fail(error);
       },
     },
-    script,
+    { thread: script },
   );
   return { queue, events, failed, failures: () => failures };
 }
@@ -78,7 +78,11 @@ t.test('kill ends a thread that has calls unanswered, and that is no failure', a
 
 t.test('a thread that cannot start rejects with its reason', async (t) => {
   const listener = { event: () => {}, failed: () => t.fail('not yet a queue') };
-  await t.rejects(Queue.start('uring', listener, thread), { message: 'engine uring: not here' });
+  await t.rejects(Queue.start('uring', listener, { thread }), {
+    message: 'engine uring: not here',
+  });
   const none = new URL('./no-such-thread.js', import.meta.url);
-  await t.rejects(Queue.start('node', listener, none), { code: 'ERR_MODULE_NOT_FOUND' });
+  await t.rejects(Queue.start('node', listener, { thread: none }), {
+    code: 'ERR_MODULE_NOT_FOUND',
+  });
 });

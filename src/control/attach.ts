@@ -1,14 +1,46 @@
 /** How clients are told where the devices are. */
 
 import { resolve } from 'node:path';
+import { socketName } from '../engine/address.js';
 import type { ListenAddress } from '../engine/engine.js';
+import type { TlsOptions } from '../gate/tls-options.js';
 
-/** NBD URI of an export; the empty name means the default export. */
-export function nbdUri(address: ListenAddress, exportName: string): string {
+/**
+ * NBD URI of an export; the empty name means the default export. Where TLS is required, it says so,
+ * and where the keys are, for a client on this machine.
+ */
+export function nbdUri(
+  address: ListenAddress,
+  exportName: string,
+  tls: TlsOptions | null = null,
+): string {
+  const required = tls?.mode === 'require';
+  const scheme = required ? 'nbds' : 'nbd';
   const name = encodeURIComponent(exportName);
-  if (address.kind === 'tcp') return `nbd://${hostOf(address.host)}:${address.port}/${name}`;
-  const path = resolve(address.path).split('/').map(encodeURIComponent).join('/');
-  return `nbd+unix:///${name}?socket=${path}`;
+  const words: string[] = [];
+  // A socket that was passed to us may have no name here.
+  if (address.kind === 'unix' && address.path !== '') {
+    const path = address.path.startsWith('\0') ? address.path : resolve(address.path);
+    words.push(`socket=${encodePath(socketName(path))}`);
+  }
+  if (required && tls.psk !== null) words.push(`tls-psk-file=${encodePath(resolve(tls.psk))}`);
+  if (required && tls.certificates !== null) {
+    words.push(`tls-certificates=${encodePath(resolve(tls.certificates))}`);
+  }
+  const query = words.length === 0 ? '' : `?${words.join('&')}`;
+  if (address.kind === 'unix') return `${scheme}+unix:///${name}${query}`;
+  return `${scheme}://${hostOf(address.host)}:${address.port}/${name}${query}`;
+}
+
+function encodePath(path: string): string {
+  return path.split('/').map(encodeURIComponent).join('/');
+}
+
+/** An address that a client on this machine can connect to. */
+export function localAddress(address: ListenAddress): ListenAddress {
+  if (address.kind === 'unix') return address;
+  const host = { '0.0.0.0': '127.0.0.1', '::': '::1' }[address.host] ?? address.host;
+  return { ...address, host };
 }
 
 function hostOf(host: string): string {

@@ -1,12 +1,16 @@
 /** The methods of the control protocol: a row for each, its schema and what it does. */
 
+import { resolve } from 'node:path';
 import { E2BIG, ENXIO } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
-import { controlReplyBytes } from '../base/limits.js';
+import { controlReplyBytes, residentBytes } from '../base/limits.js';
+import type { ListenAddress } from '../engine/engine.js';
 import type { CopyRequest, DeviceInfo, TableLine } from '../queue/commands.js';
 import type { QueueCalls } from '../queue/queue.js';
 import type { Catalogue } from './catalogue.js';
 import { startCopy } from './copy.js';
+import { optional } from './entries.js';
+import { Exports } from './exports.js';
 import type { Received } from './incoming.js';
 import {
   type DeviceLines,
@@ -30,6 +34,8 @@ export interface ControlParts {
   readonly snapshots: Snapshots;
   readonly regions: Regions;
   readonly version: Version;
+  /** Where NBD clients connect; left out: nowhere. */
+  readonly listeners?: () => readonly ListenAddress[];
 }
 
 /** The client that asks, for one of its requests. */
@@ -50,7 +56,8 @@ type Handler<M extends MethodName> = (
 const usualTopics: readonly Topic[] = ['device', 'target', 'connection'];
 
 export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subscriber>> {
-  const { queue, catalogue, snapshots, regions, version } = parts;
+  const { queue, catalogue, snapshots, regions, version, listeners } = parts;
+  const exports = new Exports(catalogue);
 
   /** Errors of a device's command say which: `resume vol0: ...`. */
   async function about<T>(command: string, name: string, work: Promise<T>): Promise<T> {
@@ -69,8 +76,9 @@ export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subsc
 
   /** With what only the control thread knows of a device. */
   function known(info: DeviceInfo): KnownDeviceInfo {
-    const created = catalogue.known(info.name)?.created;
-    return created === undefined ? info : { ...info, created };
+    const device = catalogue.known(info.name);
+    if (device === null) return info;
+    return { ...info, ...optional('created', device.created), export: exports.facts(device) };
   }
 
   const handlers: { [M in MethodName]: Handler<M> } = {
@@ -81,7 +89,7 @@ export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subsc
     suspend: ({ name, noFlush }) =>
       done('suspend', name, catalogue.suspend(name, noFlush ?? false)),
     resume: ({ name }) => done('resume', name, catalogue.resume(name)),
-    remove: ({ name, force }) => done('remove', name, catalogue.remove(name, force ?? false)),
+    remove: ({ name, force }) => about('remove', name, snapshots.unmake(name, force ?? false)),
     rename: ({ name, newName }) => done('rename', name, catalogue.rename(name, newName)),
     table: ({ name, inactive = false }) => {
       const ask = (one: string): Promise<TableLine[]> =>
@@ -113,6 +121,10 @@ export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subsc
     snapshot: (params) => about('snapshot', params.name, snapshots.snapshot(params)),
     removeSnapshot: (params) => about('remove', params.name, snapshots.remove(params)),
     merge: ({ name }) => about('merge', name, snapshots.merge(name)),
+    export: ({ name, ...change }) =>
+      name === undefined
+        ? exports.all()
+        : about('export', name, exports.change({ ...change, name })),
     snapshots: ({ origin }) =>
       origin === undefined ? snapshots.list() : about('snapshots', origin, snapshots.list(origin)),
     copy: (params) => about('copy', params.source, startCopy(queue, withoutUndefined(params))),
@@ -120,6 +132,12 @@ export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subsc
     job: ({ id, waitMilliseconds = 0 }) => queue.call('job', { id, waitMilliseconds }),
     cancel: ({ id }) => queue.call('cancel', { id }),
     version: () => version,
+    memory: async () => ({
+      ...(await queue.call('memory', {})),
+      residentBytes: process.memoryUsage.rss(),
+      residentBytesMax: residentBytes,
+    }),
+    listeners: () => (listeners?.() ?? []).map(whole),
     subscribe: ({ topics = usualTopics }, client) => {
       for (const topic of topics) client.topics.add(topic);
       return [...client.topics];
@@ -139,6 +157,12 @@ export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subsc
       },
     ]),
   );
+}
+
+/** With a path that means the same wherever it is used; abstract names and no name stay as they are. */
+function whole(address: ListenAddress): ListenAddress {
+  const isPath = address.kind === 'unix' && /^[^\0]/.test(address.path);
+  return isPath ? { ...address, path: resolve(address.path) } : address;
 }
 
 /** What was left out stays out, instead of being there and undefined. */

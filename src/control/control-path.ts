@@ -1,7 +1,7 @@
 /**
  * Where the control socket is when nothing else is said. The daemon takes the first; one that
  * serves ./state because nothing was asked for takes the second where it cannot have the first. The
- * control command tries them in this order.
+ * third is where systemd's unit has it. The control command tries them in this order.
  */
 
 import { join } from 'node:path';
@@ -12,3 +12,5 @@ export function defaultControlPath(environment: NodeJS.ProcessEnv = process.env)
 }
 
 export const embeddedControlPath = 'state/control.sock';
+
+export const serviceControlPath = '/run/mapperd/control.sock';

@@ -6,6 +6,8 @@
 import { E2BIG } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
 import { controlTableBytes } from '../base/limits.js';
+import type { ExportPolicy } from '../nbd/export-policy.js';
+import { isOpen } from './export-text.js';
 import type { StoredDevice } from './state.js';
 import { renameInTable } from './table-text.js';
 
@@ -17,6 +19,8 @@ export interface KnownDevice {
   readonly readOnly: boolean;
   readonly stored: boolean;
   readonly created: string | undefined;
+  /** Of its export. */
+  readonly policy: ExportPolicy;
 }
 
 /** A device's table texts; all of them follow when a device beneath is renamed. */
@@ -35,6 +39,8 @@ export interface Entry {
   readonly readOnly: boolean;
   readonly stored: boolean;
   readonly created: string | undefined;
+  /** Of its export; the file has it, too. */
+  policy: ExportPolicy;
   /** The table in its file; null when there is no file, `unsure` when writing it has not ended. */
   filed: string | null;
   counters: SharedArrayBuffer | null;
@@ -75,8 +81,9 @@ export class Entries {
   known(name: string): KnownDevice | null {
     const entry = this.#entries.get(name);
     if (entry === undefined) return null;
-    const { texts, readOnly, stored, created } = entry;
-    return { name, live: texts.live, inactive: texts.inactive, readOnly, stored, created };
+    const { texts, readOnly, stored, created, policy } = entry;
+    const { live, inactive } = texts;
+    return { name, live, inactive, readOnly, stored, created, policy };
   }
 
   /** In the order of their names. */
@@ -126,7 +133,9 @@ export class Entries {
 }
 
 export function storedDevice(name: string, entry: Entry, table: string): StoredDevice {
-  return { name, table, readOnly: entry.readOnly, ...optional('created', entry.created) };
+  const { readOnly, created, policy } = entry;
+  const said = isOpen(policy) ? undefined : policy;
+  return { name, table, readOnly, ...optional('created', created), ...optional('policy', said) };
 }
 
 /** The key, unless there is nothing to say. */

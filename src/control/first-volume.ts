@@ -7,7 +7,7 @@ import { open, readdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { backingWord } from './image.js';
 import { completeCowBytes, ownCowPath } from './snapshot/cow-file.js';
-import { realName, tableLine } from './snapshot/tables.js';
+import { realName, realPolicy, tableLine } from './snapshot/tables.js';
 import type { StateDirectory } from './state.js';
 
 export const firstVolume = 'vol0';
@@ -37,7 +37,7 @@ export async function makeFirstVolume(state: StateDirectory): Promise<boolean> {
   const write = async (name: string, type: string, args: string[], more = {}): Promise<void> => {
     await state.write({ name, table: tableLine(sectors, type, args), readOnly: false, ...more });
   };
-  await write(real, 'linear', [backingWord(image), '0']);
+  await write(real, 'linear', [backingWord(image), '0'], { policy: realPolicy([]) });
   await write(firstVolume, 'snapshot-origin', [over]);
   await write(firstSnapshot, 'snapshot', snapshot, { created: new Date().toISOString() });
   return true;

@@ -9,9 +9,7 @@
 
 import { writeSync } from 'node:fs';
 import { type Logger, pino } from 'pino';
-
-export const logLevels = ['error', 'warn', 'info', 'debug'] as const;
-export type LogLevel = (typeof logLevels)[number];
+import type { LogLevel } from '../base/log-level.js';
 
 export interface LogTarget {
   write(line: string): void;
@@ -30,20 +28,23 @@ export function createLog(level: LogLevel, human: boolean, target: LogTarget): L
 }
 
 /** Standard error. A line that cannot be written is lost: there is nowhere left to say so. */
-export const standardError: LogTarget = {
-  write(line) {
-    let rest = Buffer.from(line);
-    for (let attempts = 0; rest.length > 0 && attempts < 1000; attempts++) {
-      try {
-        rest = rest.subarray(writeSync(2, rest));
-      } catch (error) {
-        // A full pipe whose reader is slow; anything else will not get better.
-        if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') return;
-        Atomics.wait(pause, 0, 0, 1);
-      }
+export const standardError: LogTarget = { write: (line) => writeTo(2, line) };
+
+/** Standard output, without its stream: that would make a pipe one that nobody else can wait on. */
+export const standardOutput: LogTarget = { write: (text) => writeTo(1, text) };
+
+function writeTo(fd: number, text: string): void {
+  let rest = Buffer.from(text);
+  for (let attempts = 0; rest.length > 0 && attempts < 1000; attempts++) {
+    try {
+      rest = rest.subarray(writeSync(fd, rest));
+    } catch (error) {
+      // A full pipe whose reader is slow; anything else will not get better.
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') return;
+      Atomics.wait(pause, 0, 0, 1);
     }
-  },
-};
+  }
+}
 
 const pause = new Int32Array(new SharedArrayBuffer(4));
 

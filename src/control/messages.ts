@@ -16,23 +16,29 @@ import {
   uploadBytes,
 } from '../base/limits.js';
 import type { DeviceStats } from '../device/counters.js';
+import type { ListenAddress } from '../engine/engine.js';
+import type { ExportPolicy } from '../nbd/export-policy.js';
 import type {
   CopyJobInfo,
   DeviceInfo,
+  MemoryUse,
   QueueEvent,
   TableLine,
   TargetVersion,
 } from '../queue/commands.js';
+import { allowProblem, connectionsProblem, descriptionProblem } from './export-text.js';
 import { nameProblem } from './names.js';
 
-const name = v.pipe(
-  v.string(),
-  v.rawCheck(({ dataset, addIssue }) => {
+/** What is wrong with a value is told by a function; null: nothing is. */
+function checked<T>(problem: (value: T) => string | null) {
+  return v.rawCheck<T>(({ dataset, addIssue }) => {
     if (!dataset.typed) return;
-    const message = nameProblem(dataset.value);
+    const message = problem(dataset.value);
     if (message !== null) addIssue({ message });
-  }),
-);
+  });
+}
+
+const name = v.pipe(v.string(), checked(nameProblem));
 
 const table = v.pipe(
   v.string(),
@@ -173,6 +179,27 @@ export const schemas = {
     keepCow: v.optional(v.boolean()),
   }),
   merge: one,
+  export: v.pipe(
+    v.strictObject({
+      name: v.optional(name),
+      readOnly: v.optional(v.boolean()),
+      description: v.optional(v.nullable(v.pipe(v.string(), checked(descriptionProblem)))),
+      hidden: v.optional(v.boolean()),
+      allow: v.optional(v.pipe(v.array(v.string()), checked<string[]>(allowProblem))),
+      connections: v.optional(
+        v.nullable(
+          v.pipe(
+            v.number(),
+            checked<number>((count) => connectionsProblem(count)),
+          ),
+        ),
+      ),
+    }),
+    v.check(
+      ({ name, ...change }) => name !== undefined || Object.keys(change).length === 0,
+      'name is missing: a change is for one device',
+    ),
+  ),
   snapshots: v.strictObject({ origin: v.optional(name) }),
   copy: v.strictObject({
     source: backingWord,
@@ -210,6 +237,8 @@ export const schemas = {
   }),
   cancel: v.strictObject({ id: jobId }),
   version: nothing,
+  memory: nothing,
+  listeners: nothing,
   subscribe: topicList,
   unsubscribe: topicList,
 } as const;
@@ -227,8 +256,21 @@ export interface NamedStats extends DeviceStats {
   name: string;
 }
 
+/** What the owner of a device says of its export, and how many clients have it now. */
+export interface ExportFacts extends ExportPolicy {
+  allow: string[];
+  clients: number;
+}
+
+export interface NamedExport extends ExportFacts {
+  name: string;
+  /** False: it is not in the state directory, and ends with the daemon. */
+  stored: boolean;
+}
+
 /** A device as `info` and `ls` tell it. */
 export interface KnownDeviceInfo extends DeviceInfo {
+  export?: ExportFacts;
   /** Of a snapshot that `snapshot` made: when. ISO 8601, UTC. */
   created?: string;
 }
@@ -244,6 +286,11 @@ export interface SnapshotMade {
   created: string;
   /** False: origin and snapshot are not in the state directory. */
   stored: boolean;
+}
+
+/** What `remove` has left behind; for people. */
+export interface RemovalNotes {
+  notes: string[];
 }
 
 /** What `removeSnapshot` and `merge` have to say besides that it is done; for people. */
@@ -320,13 +367,20 @@ export interface Version {
   pid: number;
 }
 
+/** What the daemon holds, and the most that its clients can make it hold resident. */
+export interface MemoryFacts extends MemoryUse {
+  residentBytes: number;
+  residentBytesMax: number;
+}
+
 export interface Results {
   create: null;
   load: null;
   clear: null;
   suspend: null;
   resume: null;
-  remove: null;
+  /** Null, unless there is something left to be told. */
+  remove: RemovalNotes | null;
   rename: null;
   /** With a name the device's lines, without one those of all devices. */
   table: TableLine[] | DeviceLines[];
@@ -341,12 +395,17 @@ export interface Results {
   snapshot: SnapshotMade;
   removeSnapshot: SnapshotNotes;
   merge: SnapshotNotes;
+  /** With a name one, without those of all devices. */
+  export: NamedExport | NamedExport[];
   snapshots: SnapshotInfo[];
   copy: { id: number };
   jobs: CopyJobInfo[];
   job: CopyJobInfo;
   cancel: null;
   version: Version;
+  memory: MemoryFacts;
+  /** Where NBD clients connect, in the order of the daemon's options. */
+  listeners: ListenAddress[];
   /** The topics subscribed to afterwards. */
   subscribe: Topic[];
   unsubscribe: Topic[];

@@ -1,4 +1,4 @@
-import { readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { errnoOf } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 
@@ -20,12 +20,20 @@ export class PidFile {
     }
   }
 
-  /** Leaves it alone if another process has taken it over. Synchronous, for the process's exit. */
+  /**
+   * Leaves it alone if another process has taken it over; where the folder does not let it be
+   * removed any more, it is emptied. Synchronous, for the process's exit.
+   */
   remove(): void {
     try {
-      if (readFileSync(this.#path, 'utf8') === this.#text) unlinkSync(this.#path);
+      if (readFileSync(this.#path, 'utf8') !== this.#text) return;
+      try {
+        unlinkSync(this.#path);
+      } catch {
+        truncateSync(this.#path);
+      }
     } catch {
-      // It is gone already.
+      // It is gone already, or is not ours any more.
     }
   }
 }

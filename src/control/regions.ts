@@ -25,15 +25,23 @@ import { switchLines } from './region-files.js';
 const changingMessages = new Set(['set_region_mappings']);
 const beginsMove = 'move_regions';
 
+/** Resolves after so many milliseconds. */
+export type Pause = (milliseconds: number) => Promise<void>;
+
+/** Keeps no process alive. */
+const sleepUnref: Pause = (milliseconds) => sleep(milliseconds, undefined, { ref: false });
+
 export class Regions {
   readonly #queue: QueueCalls;
   readonly #catalogue: Catalogue;
   readonly #log: Log;
+  readonly #pause: Pause;
 
-  constructor(queue: QueueCalls, catalogue: Catalogue, log: Log) {
+  constructor(queue: QueueCalls, catalogue: Catalogue, log: Log, pause: Pause = sleepUnref) {
     this.#queue = queue;
     this.#catalogue = catalogue;
     this.#log = log;
+    this.#pause = pause;
   }
 
   /** Without a sector: the one in the header. Throws MapperError; then nothing has changed. */
@@ -138,7 +146,7 @@ export class Regions {
         if (error instanceof MapperError && error.errno === ESHUTDOWN) return;
         const text = 'regions that were moved cannot be stored: trying again';
         this.#log.error({ device: name, error: messageOf(error) }, text);
-        await sleep(regionSaveMilliseconds, null, { ref: false });
+        await this.#pause(regionSaveMilliseconds);
       }
     }
   }

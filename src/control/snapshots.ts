@@ -15,12 +15,19 @@ import type { Log } from '../base/log.js';
 import type { QueueEvent } from '../queue/commands.js';
 import type { QueueCalls } from '../queue/queue.js';
 import type { Catalogue } from './catalogue.js';
-import type { Params, SnapshotInfo, SnapshotMade, SnapshotNotes } from './messages.js';
+import { type Files, files as systemFiles } from './files.js';
+import type {
+  Params,
+  RemovalNotes,
+  SnapshotInfo,
+  SnapshotMade,
+  SnapshotNotes,
+} from './messages.js';
 import { knownDevice, type SnapshotContext, snapshotLine } from './snapshot/context.js';
 import { listSnapshots } from './snapshot/list.js';
 import { beginMerge, endMerge } from './snapshot/merge.js';
-import { removeSnapshot } from './snapshot/remove.js';
-import { originOf, originOver, realName } from './snapshot/tables.js';
+import { freeOrigin, leftBehind, removeSnapshot } from './snapshot/remove.js';
+import { originOf, originOver, realName, realUnder } from './snapshot/tables.js';
 import { cowPathFor, takeSnapshot } from './snapshot/take.js';
 import type { Steps } from './steps.js';
 
@@ -42,8 +49,14 @@ export class Snapshots {
   #started = false;
 
   /** `directory` is the state directory, absolute, if there is one. */
-  constructor(queue: QueueCalls, catalogue: Catalogue, directory: string | null, log: Log) {
-    this.#context = { queue, log, directory };
+  constructor(
+    queue: QueueCalls,
+    catalogue: Catalogue,
+    directory: string | null,
+    log: Log,
+    files: Files = systemFiles,
+  ) {
+    this.#context = { queue, log, directory, files };
     this.#catalogue = catalogue;
   }
 
@@ -83,14 +96,28 @@ export class Snapshots {
     );
   }
 
-  /** Removes a snapshot; with the last one its origin gets its table back. Throws MapperError. */
+  /**
+   * Removes a snapshot; with the last one its origin gets its table back. So does an origin whose
+   * snapshots went by other means, if that is what is named. Throws MapperError.
+   */
   remove(params: Params<'removeSnapshot'>): Promise<SnapshotNotes> {
     const { name, force = false, keepCow = false } = params;
     return this.#together(
       name,
       () => this.#familyOf(name),
-      (steps, { origin }) => removeSnapshot(this.#context, steps, { name, origin, force, keepCow }),
+      (steps, { origin }) =>
+        origin === name
+          ? freeOrigin(this.#context, steps, name)
+          : removeSnapshot(this.#context, steps, { name, origin, force, keepCow }),
     );
+  }
+
+  /** Removes a device and nothing else; null, or what of a snapshot is left. Throws MapperError. */
+  async unmake(name: string, force: boolean): Promise<RemovalNotes | null> {
+    const live = this.#catalogue.known(name)?.live ?? null;
+    await this.#catalogue.remove(name, force);
+    const notes = leftBehind(this.#context, live, this.#catalogue.all());
+    return notes.length === 0 ? null : { notes };
   }
 
   /** Begins to merge a snapshot into its origin, which stays in use. Throws MapperError. */
@@ -119,8 +146,10 @@ export class Snapshots {
     });
   }
 
-  /** Of a device that is a snapshot. Throws MapperError. */
+  /** Of a device that is a snapshot, or an origin over its own real device. Throws MapperError. */
   #familyOf(name: string): Family {
+    const over = realUnder(knownDevice(this.#catalogue, name));
+    if (over !== null && !over.merging) return { origin: name, word: over.word };
     const { origin: word } = snapshotLine(this.#catalogue, name);
     return { origin: originOver(this.#catalogue.all(), word)?.name ?? null, word };
   }

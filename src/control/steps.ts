@@ -7,6 +7,7 @@
  *                                   a resume that fails: the old file is put back
  *   remove   queue, then file       a file that cannot be removed: the device is made again
  *   rename   queue, then files      files that cannot be changed: the device is renamed back
+ *   policy   file, then queue       a file that cannot be written: it stays as it was
  *
  * What belongs to a device besides its table, the region tables of switch targets, goes along: see
  * region-files.ts.
@@ -15,11 +16,14 @@
  * devices at once and have an order of their own.
  */
 
-import { EEXIST, EIO, ENOENT } from '../base/errno.js';
+import { EEXIST, EIO, ENOENT, ENXIO } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import type { Log } from '../base/log.js';
+import { type ExportPolicy, openPolicy } from '../nbd/export-policy.js';
+import type { Created, QueueCommands } from '../queue/commands.js';
 import type { QueueCalls } from '../queue/queue.js';
 import { Entries, type Entry, optional, storedDevice, type Texts, unsure } from './entries.js';
+import { isOpen } from './export-text.js';
 import { RegionFiles } from './region-files.js';
 import type { Rewrite, StateProblem, Store, StoredDevice } from './state.js';
 import { stripComments } from './table-text.js';
@@ -30,6 +34,8 @@ export interface NewDevice {
   readonly readOnly?: boolean;
   /** Of a snapshot: what it shows the origin as of; ISO 8601, UTC. */
   readonly created?: string;
+  /** Of its export; without one it is for everybody. */
+  readonly policy?: ExportPolicy;
 }
 
 /** How a device is made. */
@@ -172,6 +178,26 @@ export class Steps {
     });
   }
 
+  /** What the owner says of a device's export; a device without a file has it until it goes. */
+  async setPolicy(name: string, policy: ExportPolicy): Promise<void> {
+    const entry = this.entries.get(name);
+    if (entry === undefined) throw new MapperError(ENXIO, `no device "${name}"`);
+    const before = entry.policy;
+    // A rename beneath it in the meantime writes this one.
+    entry.policy = policy;
+    try {
+      await this.file(name);
+      await this.#queue.call('policy', { name, policy });
+    } catch (error) {
+      entry.policy = before;
+      await this.file(name).catch((second: unknown) => {
+        const text = 'the state directory may hold a policy that was refused';
+        this.#log.error({ device: name, error: messageOf(second) }, text);
+      });
+      throw error;
+    }
+  }
+
   /** Writes the live table into the device's file, if it has one and is to have one. */
   async file(name: string): Promise<void> {
     const entry = this.entries.get(name);
@@ -203,20 +229,22 @@ export class Steps {
   }
 
   async #make(device: NewDevice, making: Making): Promise<Entry> {
-    const { name, table, readOnly = false, created } = device;
+    const { name, table, readOnly = false, created, policy = openPolicy } = device;
     const { stored, restored = false } = making;
     const known = this.entries.get(name);
     const text = table === undefined ? null : stripComments(table);
     const texts: Texts = { live: text, inactive: null, loading: null, previous: null };
-    const entry: Entry = { texts, readOnly, stored, created, filed: null, counters: null };
+    const rest = { created, policy, filed: null, counters: null };
+    const entry: Entry = { texts, readOnly, stored, ...rest };
     // Known before the queue answers, so that a rename beneath it in the meantime reaches it. One
     // that is there already stays as it is: the queue refuses a second of its name.
     if (known === undefined) this.entries.set(name, entry);
     try {
       const params = { name, readOnly: readOnly || this.#allReadOnly, restored };
       const regions = text !== null && restored ? await this.regions.restored(name, text) : [];
-      const made = await this.#queue.call(
-        'create',
+      const made = await this.#createWith(
+        // One that is there already is refused, and keeps what it has.
+        known === undefined ? policy : openPolicy,
         table === undefined ? params : { ...params, table, regions },
       );
       entry.counters = made.counters;
@@ -226,6 +254,27 @@ export class Steps {
       if (known === undefined) this.entries.delete(name);
       throw error;
     }
+  }
+
+  /** Both are asked for in one go: nobody sees the device without its policy. */
+  async #createWith(
+    policy: ExportPolicy,
+    params: QueueCommands['create']['params'],
+  ): Promise<Created> {
+    const { name } = params;
+    const creating = this.#queue.call('create', params);
+    if (isOpen(policy)) return creating;
+    const setting = this.#queue.call('policy', { name, policy });
+    // If the device cannot be made, that is what there is to tell.
+    setting.catch(() => {});
+    const made = await creating;
+    try {
+      await setting;
+    } catch (error) {
+      await this.#queue.call('remove', { name, force: true });
+      throw error;
+    }
+    return made;
   }
 
   async #undoCreate(name: string): Promise<void> {
@@ -276,7 +325,8 @@ export class Steps {
     const errno = cause instanceof MapperError ? cause.errno : EIO;
     try {
       const table = entry.texts.live;
-      const device = { name, readOnly: entry.readOnly, ...optional('created', entry.created) };
+      const { readOnly, created, policy } = entry;
+      const device = { name, readOnly, policy, ...optional('created', created) };
       // Restored: a snapshot that forgets with its device must not claim to remember.
       const again = await this.#make(
         { ...device, ...(table === null ? {} : { table }) },

@@ -6,11 +6,15 @@ import { ECONNRESET, EINVAL, errnoOf } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { parseDuration } from '../base/sizes.js';
 import { packageVersion } from '../base/version.js';
-import type { DeviceLines, KnownDeviceInfo, Topic } from '../control/messages.js';
+import type { DeviceLines, KnownDeviceInfo, RemovalNotes, Topic } from '../control/messages.js';
 import { splitWords } from '../device/table-text.js';
 import type { TableLine } from '../queue/commands.js';
+import { attachCommands } from './attach.js';
+import { benchCommands } from './bench.js';
 import type { Command, Invocation } from './command.js';
+import { completionCommand } from './completion.js';
 import { copyCommands } from './copy.js';
+import { exportCommands } from './export.js';
 import {
   formatDependencies,
   formatEvent,
@@ -18,7 +22,9 @@ import {
   formatInfoColumns,
   formatLines,
   formatList,
+  formatMemory,
   formatNamedLines,
+  formatNotes,
   formatStats,
   formatTargets,
   formatVersion,
@@ -31,12 +37,15 @@ const any = Number.POSITIVE_INFINITY;
 /** Devices are told in the order of their names. */
 const byName = (a: { name: string }, b: { name: string }): number => (a.name < b.name ? -1 : 1);
 
-/** For each device named: a call whose result says nothing. */
+/** For each device named: a call whose result says nothing, or what is left to be done. */
 async function forEach(
   { words, print }: Invocation,
-  call: (name: string) => Promise<null>,
+  call: (name: string) => Promise<RemovalNotes | null>,
 ): Promise<void> {
-  for (const name of words) print(await call(name), '');
+  for (const name of words) {
+    const done = await call(name);
+    print(done, formatNotes(done?.notes ?? []));
+  }
 }
 
 /** The table text that a command was given: --table, a file, or standard input. */
@@ -294,9 +303,12 @@ export const commands: readonly Command[] = [
       print(targets, formatTargets(targets));
     },
   },
+  ...exportCommands,
+  ...attachCommands,
   ...snapshotCommands,
   ...copyCommands,
   ...regionCommands,
+  ...benchCommands,
   {
     name: 'deps',
     usage: '[NAME...]',
@@ -328,6 +340,17 @@ export const commands: readonly Command[] = [
     run: events,
   },
   {
+    name: 'memory',
+    usage: '',
+    summary: "print what connections and I/O hold of the daemon's memory",
+    minWords: 0,
+    maxWords: 0,
+    run: async ({ client, print }) => {
+      const memory = await client.call('memory', {});
+      print(memory, formatMemory(memory));
+    },
+  },
+  {
     name: 'version',
     usage: '',
     summary: 'print the versions of this command and of the daemon',
@@ -338,4 +361,5 @@ export const commands: readonly Command[] = [
       print(daemon, formatVersion(packageVersion(), daemon));
     },
   },
+  completionCommand(() => commands),
 ];

@@ -5,7 +5,10 @@ import { formatAge, formatBytes, formatMicroseconds } from '../base/sizes.js';
 import type {
   DeviceLines,
   EventParams,
+  ExportFacts,
   KnownDeviceInfo,
+  MemoryFacts,
+  NamedExport,
   NamedStats,
   SnapshotInfo,
   Version,
@@ -54,7 +57,56 @@ function infoBlock(device: KnownDeviceInfo): string {
   ];
   if (device.created !== undefined) rows.push(['Snapshot taken', device.created]);
   if (device.dependencies.length > 0) rows.push(['Stands on', device.dependencies.join(', ')]);
+  if (device.export !== undefined) rows.push(...exportRows(device.export));
+  return formatRows(rows);
+}
+
+/** What holds for any export is not worth a line. */
+function exportRows(facts: ExportFacts): [string, string][] {
+  const rows: [string, string][] = [];
+  const words = [facts.hidden ? 'hidden' : '', facts.readOnly ? 'read-only' : ''];
+  const said = words.filter((word) => word !== '').join(', ');
+  if (said !== '') rows.push(['Export', said]);
+  if (facts.description !== null) rows.push(['Description', facts.description]);
+  if (facts.allow.length > 0) rows.push(['Allowed', facts.allow.join(', ')]);
+  return [...rows, ['Connections', connectionsText(facts)]];
+}
+
+function connectionsText({ clients, connections }: ExportFacts): string {
+  return connections === null ? `${clients}` : `${clients} of at most ${connections}`;
+}
+
+function formatRows(rows: readonly (readonly [string, string | number])[]): string {
   return rows.map(([title, value]) => `${`${title}:`.padEnd(19)}${value}\n`).join('');
+}
+
+/** One export in full, what holds for any included. */
+export function formatExport(one: NamedExport): string {
+  return formatRows([
+    ['Name', one.name],
+    ['Export', one.hidden ? 'hidden' : 'listed'],
+    ['Access', one.readOnly ? 'read-only' : 'as the device allows'],
+    ['Description', one.description ?? 'the kinds of its targets'],
+    ['Allowed', one.allow.join(', ') || 'all'],
+    ['Connections', connectionsText(one)],
+    ['Kept', one.stored ? 'in the state directory' : 'until the daemon ends'],
+  ]);
+}
+
+/** One line an export. */
+export function formatExports(exports: readonly NamedExport[]): string {
+  if (exports.length === 0) return noDevices;
+  const rows = exports.map((one) => [
+    one.name,
+    one.hidden ? 'hidden' : 'listed',
+    one.readOnly ? 'ro' : '-',
+    `${one.clients}`,
+    one.connections === null ? '-' : `${one.connections}`,
+    one.allow.join(',') || 'all',
+    one.description ?? '-',
+  ]);
+  const titles = 'Name Export Access Conns Max Allowed Description'.split(' ');
+  return formatColumns([titles, ...rows]);
 }
 
 /** One line a device. `Stat` as in dmsetup: Live, Inactive, suspended, read-only or write. */
@@ -93,9 +145,14 @@ function formatColumns(rows: readonly (readonly string[])[]): string {
     .join('');
 }
 
-export function formatList(devices: readonly DeviceInfo[]): string {
+/** `vol0-real	(open: 2, hidden)` */
+export function formatList(devices: readonly KnownDeviceInfo[]): string {
   if (devices.length === 0) return noDevices;
-  return devices.map((device) => `${device.name}\t(open: ${device.openCount})\n`).join('');
+  const lines = devices.map((device) => {
+    const hidden = device.export?.hidden === true ? ', hidden' : '';
+    return `${device.name}\t(open: ${device.openCount}${hidden})\n`;
+  });
+  return lines.join('');
 }
 
 /** `1 dependencies  : (vol0)`, with the device's name in front where all were asked for. */
@@ -128,12 +185,30 @@ export function formatSnapshots(snapshots: readonly SnapshotInfo[], now: number)
   return formatColumns([titles, ...rows]);
 }
 
+/** What is left to be done or known. */
+export function formatNotes(notes: readonly string[]): string {
+  return notes.map((note) => `note: ${note}\n`).join('');
+}
+
 function fillText(percent: number): string {
   return `${percent.toFixed(2)}%${percent >= fillWarningPercent ? ' !' : ''}`;
 }
 
 export function formatTargets(targets: readonly TargetVersion[]): string {
   return targets.map(({ name, version }) => `${name.padEnd(16)} v${version.join('.')}\n`).join('');
+}
+
+export function formatMemory(memory: MemoryFacts): string {
+  const { arenaInUseBytes, replyBytesKept, poolInUseBytes, residentBytes } = memory;
+  const of = (part: number, all: number): string => `${formatBytes(part)} of ${formatBytes(all)}`;
+  return [
+    `Resident:    ${of(residentBytes, memory.residentBytesMax)}`,
+    `Buffers:     ${of(arenaInUseBytes, memory.arenaBytes)}, for replies kept ${formatBytes(replyBytesKept)}`,
+    `Shared pool: ${of(poolInUseBytes, memory.poolBytes)}`,
+    `Connections: ${memory.connections}`,
+    `Requests:    ${memory.requests}`,
+    `Operations:  ${memory.operations}\n`,
+  ].join('\n');
 }
 
 export function formatVersion(client: string, daemon: Version): string {

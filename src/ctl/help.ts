@@ -8,7 +8,8 @@ Administers a running mapperd, in dmsetup's words.
 
   -c, --control PATH   the daemon's control socket; without it the first of
                        $XDG_RUNTIME_DIR/mapperd.sock (/run/mapperd.sock if that is
-                       not set) and ./state/control.sock where a daemon answers
+                       not set), ./state/control.sock and
+                       /run/mapperd/control.sock where a daemon answers
       --json           print the raw result
   -V, --version        print the version
   -h, --help           print this, or a command's usage

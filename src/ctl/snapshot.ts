@@ -5,9 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { EINVAL, EIO } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
 import { formatBytes, parseBytes } from '../base/sizes.js';
-import type { SnapshotInfo, SnapshotNotes } from '../control/messages.js';
+import type { SnapshotInfo } from '../control/messages.js';
 import type { Command, Invocation } from './command.js';
-import { formatSnapshots } from './format.js';
+import { formatNotes, formatSnapshots } from './format.js';
 
 /** How often a merge that is waited for is looked at. */
 const pollMilliseconds = 250;
@@ -60,7 +60,7 @@ async function remove({ words, options, client, print }: Invocation): Promise<vo
   const force = options.flag('force');
   const keepCow = options.flag('keep-cow');
   const done = await client.call('removeSnapshot', { name, force, keepCow });
-  print(done, noteLines(done));
+  print(done, formatNotes(done.notes));
 }
 
 async function merge(call: Invocation): Promise<void> {
@@ -68,7 +68,7 @@ async function merge(call: Invocation): Promise<void> {
   const [name] = words as [string];
   const done = await client.call('merge', { name });
   if (options.flag('wait') && done.origin !== null) await untilMerged(call, done.origin);
-  print(done, noteLines(done));
+  print(done, formatNotes(done.notes));
 }
 
 /** Until the origin has its table back. Throws MapperError if it is not to be. */
@@ -91,10 +91,6 @@ async function untilMerged({ client }: Invocation, origin: string): Promise<void
 /** While a snapshot is merged, it is told under its origin's name. */
 function isMerge({ name, origin }: SnapshotInfo, wanted: string): boolean {
   return name === wanted && origin === wanted;
-}
-
-function noteLines({ notes }: SnapshotNotes): string {
-  return notes.map((note) => `note: ${note}\n`).join('');
 }
 
 function sectorsIn(option: string, text: string): number {

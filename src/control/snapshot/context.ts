@@ -6,6 +6,7 @@ import type { Log } from '../../base/log.js';
 import type { DeviceInfo } from '../../queue/commands.js';
 import type { QueueCalls } from '../../queue/queue.js';
 import type { KnownDevice } from '../entries.js';
+import type { Files } from '../files.js';
 import { linesOf, type SnapshotLine, snapshotOf } from './tables.js';
 
 export interface SnapshotContext {
@@ -13,6 +14,7 @@ export interface SnapshotContext {
   readonly log: Log;
   /** The state directory, absolute; null if there is none. */
   readonly directory: string | null;
+  readonly files: Files;
 }
 
 /** Where devices are looked up: the catalogue, or what it knows. */

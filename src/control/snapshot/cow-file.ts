@@ -5,17 +5,15 @@
  * anything in its first chunk, unless that is to be wiped: there a snapshot has its header.
  */
 
-import { type FileHandle, open, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { deviceNamed } from '../../backing/device.js';
 import { parseFileWord } from '../../backing/open.js';
-import { EBUSY, EEXIST, EINVAL, EIO, errnoOf } from '../../base/errno.js';
+import { EBUSY, EEXIST, EINVAL, errnoOf } from '../../base/errno.js';
 import { MapperError, messageOf } from '../../base/errors.js';
 import { cowHeadBytes, deviceBytes } from '../../base/limits.js';
 import { formatBytes } from '../../base/sizes.js';
-import { sizeOf } from '../image.js';
+import type { Files } from '../files.js';
 import { decodeName, encodeName } from '../names.js';
-import { stateFiles } from '../state-files.js';
 import { linesOf } from './tables.js';
 
 /** What is wanted of a COW. */
@@ -87,11 +85,12 @@ export function completeCowBytes(
 
 /** Makes the file, or looks at the one that is there and wipes its head. Throws MapperError. */
 export async function prepareCow(
+  files: Files,
   request: CowRequest,
   tables: Iterable<NamedTable>,
 ): Promise<CowFile> {
   try {
-    return await prepare(request, tables);
+    return await prepare(files, request, tables);
   } catch (error) {
     if (error instanceof MapperError) throw error.prefixed(`COW "${request.path}"`);
     const { code } = error as NodeJS.ErrnoException;
@@ -99,57 +98,50 @@ export async function prepareCow(
   }
 }
 
-async function prepare(request: CowRequest, tables: Iterable<NamedTable>): Promise<CowFile> {
+async function prepare(
+  files: Files,
+  request: CowRequest,
+  tables: Iterable<NamedTable>,
+): Promise<CowFile> {
   const { path } = request;
   if (deviceNamed(path) !== null) {
     throw new MapperError(EINVAL, 'found a device, wanted a file or block device');
   }
-  if ((await identity(path)) === null) return makeFile(request);
-  const user = await userOf(path, tables);
+  if ((await files.identity(path)) === null) return makeFile(files, request);
+  const user = await userOf(files, path, tables);
   if (user !== null) throw new MapperError(EBUSY, `is in use by device "${user}"`);
-  return takeFile(request);
+  return takeFile(files, request);
 }
 
-async function makeFile(request: CowRequest): Promise<CowFile> {
+async function makeFile(files: Files, request: CowRequest): Promise<CowFile> {
   const { path, originSectors, chunkSectors, persistent } = request;
   const bytes = request.bytes ?? completeCowBytes(originSectors, chunkSectors, persistent);
   refuseTooSmall(bytes, request);
-  const file = await open(path, 'wx', 0o600);
-  try {
-    await file.truncate(bytes);
-    await file.sync();
-    await stateFiles.syncDirectory(dirname(path));
-  } catch (error) {
-    await unlink(path).catch(() => {});
-    throw error;
-  } finally {
-    await file.close();
-  }
-  return { bytes, undo: () => removeCow(path) };
+  await files.make(path, bytes);
+  return { bytes, undo: () => removeCow(files, path) };
 }
 
-async function takeFile(request: CowRequest): Promise<CowFile> {
+async function takeFile(files: Files, request: CowRequest): Promise<CowFile> {
   const { path, given, wipe, chunkSectors } = request;
   if (!given && !wipe) {
     const text = 'is there already, and may hold what a snapshot kept';
     throw new MapperError(EEXIST, `${text}: remove it, or use it all the same (--wipe)`);
   }
-  const before = await sizeOf(path);
+  const before = await files.size(path);
   const bytes = sizeToTake(request, before);
   refuseTooSmall(bytes, request);
-  const file = await open(path, 'r+');
+  const file = await files.open(path);
   try {
-    const head = Buffer.alloc(Math.min(bytes, cowHeadBytes, Math.max(4096, chunkSectors * 512)));
-    const { bytesRead } = await file.read(head, 0, head.length, 0);
-    const found = describeHead(head.subarray(0, Math.min(bytesRead, chunkSectors * 512)));
+    const headBytes = Math.min(bytes, cowHeadBytes, Math.max(4096, chunkSectors * 512));
+    const head = Buffer.from(await file.read(headBytes));
+    const found = describeHead(head.subarray(0, chunkSectors * 512));
     if (found !== null && !wipe) {
       throw new MapperError(EEXIST, `holds ${found}, wanted zeroes: wipe it (--wipe)`);
     }
     if (bytes !== before) await file.truncate(bytes);
-    await file.write(Buffer.alloc(head.length), 0, head.length, 0);
+    await file.write(Buffer.alloc(headBytes));
     await file.sync();
-    const old = head.subarray(0, bytesRead);
-    return { bytes, undo: () => putBack(path, old, bytes === before ? null : before) };
+    return { bytes, undo: () => putBack(files, path, head, bytes === before ? null : before) };
   } finally {
     await file.close();
   }
@@ -181,10 +173,15 @@ function describeHead(chunk: Buffer): string | null {
   return `${state} snapshot's exceptions (SnAp header, chunks of ${chunk.readUInt32LE(12)} sectors)`;
 }
 
-async function putBack(path: string, head: Buffer, bytes: number | null): Promise<void> {
-  const file = await open(path, 'r+');
+async function putBack(
+  files: Files,
+  path: string,
+  head: Buffer,
+  bytes: number | null,
+): Promise<void> {
+  const file = await files.open(path);
   try {
-    await writeAll(file, head);
+    await file.write(head);
     if (bytes !== null) await file.truncate(bytes);
     await file.sync();
   } finally {
@@ -192,19 +189,18 @@ async function putBack(path: string, head: Buffer, bytes: number | null): Promis
   }
 }
 
-async function writeAll(file: FileHandle, head: Buffer): Promise<void> {
-  const { bytesWritten } = await file.write(head, 0, head.length, 0);
-  if (bytesWritten !== head.length) throw new MapperError(EIO, 'short write');
-}
-
-export async function removeCow(path: string): Promise<void> {
-  await unlink(path);
-  await stateFiles.syncDirectory(dirname(path));
+export async function removeCow(files: Files, path: string): Promise<void> {
+  await files.unlink(path);
+  await files.syncDirectory(dirname(path));
 }
 
 /** The device with a table that names the file in whatever way; null if there is none. */
-export async function userOf(path: string, tables: Iterable<NamedTable>): Promise<string | null> {
-  const wanted = await identity(path);
+export async function userOf(
+  files: Files,
+  path: string,
+  tables: Iterable<NamedTable>,
+): Promise<string | null> {
+  const wanted = await files.identity(path);
   if (wanted === null) return null;
   const known = new Map<string, boolean>();
   for (const { name, table } of tables) {
@@ -213,22 +209,12 @@ export async function userOf(path: string, tables: Iterable<NamedTable>): Promis
         if (!word.startsWith('/') && !word.startsWith('file:')) continue;
         const other = cowPath(word);
         if (other === null) continue;
-        const same = known.get(other) ?? (other === path || (await identity(other)) === wanted);
+        const same =
+          known.get(other) ?? (other === path || (await files.identity(other)) === wanted);
         known.set(other, same);
         if (same) return name;
       }
     }
   }
   return null;
-}
-
-/** What two ways to one file or block device have in common; null if there is none. */
-async function identity(path: string): Promise<string | null> {
-  try {
-    const stats = await stat(path);
-    return stats.isBlockDevice() ? `block ${stats.rdev}` : `${stats.dev}:${stats.ino}`;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-    throw error;
-  }
 }

@@ -1,9 +1,13 @@
 /**
  * Removing a snapshot while its origin is in use. With the last one the origin gets the table back
- * that it had before the first, and the real device goes.
+ * that it had before the first, and the real device goes. A snapshot that was removed as a device
+ * and nothing else leaves both as they are: the origin gets its table back when it is asked for.
  */
 
 import { deviceNamed } from '../../backing/device.js';
+import { EINVAL } from '../../base/errno.js';
+import { MapperError } from '../../base/errors.js';
+import type { KnownDevice } from '../entries.js';
 import type { SnapshotNotes } from '../messages.js';
 import type { Steps } from '../steps.js';
 import { tableDependencies } from '../table-text.js';
@@ -17,7 +21,16 @@ import {
 } from './context.js';
 import { cowPath, ownerOfCow, removeCow, userOf } from './cow-file.js';
 import { swapTable } from './swap.js';
-import { originOf, realName, type SnapshotLine, sameBacking, snapshotsIn } from './tables.js';
+import {
+  originOf,
+  originOver,
+  realName,
+  realUnder,
+  type SnapshotLine,
+  sameBacking,
+  snapshotOf,
+  snapshotsIn,
+} from './tables.js';
 import { Undo } from './undo.js';
 
 export interface Removal {
@@ -63,6 +76,53 @@ export async function removeSnapshot(
   return { origin, notes: notes.texts };
 }
 
+/** Gives an origin that has no snapshots any more its table back. The caller has the lock. */
+export async function freeOrigin(
+  context: SnapshotContext,
+  steps: Steps,
+  origin: string,
+): Promise<SnapshotNotes> {
+  await refuseUnsettled(context, origin);
+  const notes = new Notes(context.log);
+  const plain = plainTable(steps, origin, origin, notes);
+  if (plain === null) {
+    const word = `dm:${realName(origin)}`;
+    const snapshots = steps.entries.all().filter(({ live }) => isSnapshotOver(live, word));
+    const found = snapshots.map(({ name }) => `, its snapshot is "${name}"`);
+    const why = notes.texts.map((text) => `; ${text}`);
+    throw new MapperError(EINVAL, `"${origin}" is no snapshot${[...found, ...why].join('')}`);
+  }
+  await swapTable(steps, origin, plain);
+  await removeReal(steps, origin, notes);
+  return { origin, notes: notes.texts };
+}
+
+/** What is left of a snapshot that was removed as a device and nothing else, in words. */
+export function leftBehind(
+  { directory }: SnapshotContext,
+  live: string | null,
+  devices: readonly KnownDevice[],
+): string[] {
+  const line = snapshotOf(live);
+  if (line === null) return [];
+  const notes: string[] = [];
+  const over = originOver(devices, line.origin);
+  const isLast = !devices.some((device) => isSnapshotOver(device.live, line.origin));
+  if (over !== null && realUnder(over) !== null && isLast) {
+    const left = `"${over.name}" still is an origin, and stands on "${realName(over.name)}"`;
+    notes.push(`${left}: "snapshot --remove ${over.name}" gives it its table back`);
+  }
+  const path = cowPath(line.cow);
+  if (path !== null && ownerOfCow(directory, path) !== null) {
+    notes.push(`COW ${path} is left where it is`);
+  }
+  return notes;
+}
+
+function isSnapshotOver(live: string | null, word: string): boolean {
+  return snapshotsIn(live).some((one) => sameBacking(one.origin, word));
+}
+
 /**
  * The table that the origin gets back when `leaving` is gone; null if others stand on the real
  * device still, or if that is not one that `snapshot` made.
@@ -102,7 +162,7 @@ export async function removeReal(steps: Steps, origin: string, notes: Notes): Pr
 
 /** Removes a COW that is ours by its place; `owner`: only if it was made for that snapshot. */
 export async function removeOwnCow(
-  { directory }: SnapshotContext,
+  { directory, files }: SnapshotContext,
   steps: Steps,
   line: SnapshotLine,
   owner: string | null,
@@ -115,8 +175,8 @@ export async function removeOwnCow(
     return;
   }
   try {
-    const user = await userOf(path, steps.entries.tables());
-    if (user === null) await removeCow(path);
+    const user = await userOf(files, path, steps.entries.tables());
+    if (user === null) await removeCow(files, path);
     else notes.add(`COW ${path} is left: device "${user}" uses it`);
   } catch (error) {
     notes.failed(found, `remove COW "${path}"`, error);

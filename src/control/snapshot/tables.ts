@@ -11,6 +11,7 @@
 
 import { deviceNamed } from '../../backing/device.js';
 import { type ParsedLine, parseTable, quoteWord } from '../../device/table-text.js';
+import { type ExportPolicy, openPolicy } from '../../nbd/export-policy.js';
 import type { KnownDevice } from '../entries.js';
 
 /** A line of a snapshot, or of an origin that one is merged into. */
@@ -90,8 +91,19 @@ export function originOver(devices: readonly KnownDevice[], word: string): Known
   return over.find(({ name }) => deviceNamed(word) === realName(name)) ?? over[0] ?? null;
 }
 
+/** What an origin stands on that `snapshot` made, the real device of its name; null for another. */
+export function realUnder({ name, live }: KnownDevice): { word: string; merging: boolean } | null {
+  const origin = originOf(live);
+  return origin !== null && deviceNamed(origin.word) === realName(name) ? origin : null;
+}
+
 export function realName(origin: string): string {
   return `${origin}-real`;
+}
+
+/** Of a real device's export, given the addresses that its origin is for. */
+export function realPolicy(allow: readonly string[]): ExportPolicy {
+  return { ...openPolicy, hidden: true, readOnly: true, allow };
 }
 
 /** The length of a table in sectors. */

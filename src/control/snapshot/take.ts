@@ -5,6 +5,7 @@
 
 import { EBUSY, EEXIST, EINVAL, ENXIO } from '../../base/errno.js';
 import { MapperError } from '../../base/errors.js';
+import { openPolicy } from '../../nbd/export-policy.js';
 import type { KnownDevice } from '../entries.js';
 import { backingWord } from '../image.js';
 import type { Params, SnapshotMade } from '../messages.js';
@@ -12,7 +13,15 @@ import type { Steps } from '../steps.js';
 import { knownDevice, refuseUnsettled, type SnapshotContext } from './context.js';
 import { ownCowPath, prepareCow } from './cow-file.js';
 import { swapTable } from './swap.js';
-import { linesOf, originOf, originOver, realName, sectorsOf, tableLine } from './tables.js';
+import {
+  linesOf,
+  originOf,
+  originOver,
+  realName,
+  realPolicy,
+  sectorsOf,
+  tableLine,
+} from './tables.js';
 import { Undo } from './undo.js';
 
 const defaultChunkSectors = 8;
@@ -44,7 +53,6 @@ export async function takeSnapshot(
   if (live === null) throw new MapperError(ENXIO, `device "${origin.name}" has no live table`);
   const stacked = originOf(live) !== null;
   await refuse(context, steps, origin, name, stacked);
-  const real = realName(origin.name);
   const sectors = sectorsOf(live);
   const path = cowPathFor(context, params);
   const undo = new Undo();
@@ -58,15 +66,15 @@ export async function takeSnapshot(
       persistent: !transient,
       wipe: params.wipe ?? false,
     };
-    const cow = await prepareCow(request, steps.entries.tables());
+    const cow = await prepareCow(context.files, request, steps.entries.tables());
     undo.did(`put COW "${path}" back`, () => cow.undo());
-    if (!stacked && !steps.entries.has(real)) {
-      await steps.create({ name: real, table: live, readOnly: origin.readOnly }, { stored });
-      undo.did(`remove "${real}"`, () => steps.remove(real, false));
-    }
+    if (!stacked) await makeReal(steps, origin, live, undo);
     const created = new Date().toISOString();
     const words = [word, backingWord(path), transient ? 'N' : 'P', `${chunkSectors}`];
-    const device = { name, table: tableLine(sectors, 'snapshot', words), readOnly, created };
+    const table = tableLine(sectors, 'snapshot', words);
+    // It has the origin's data, so it is for whom they are.
+    const policy = { ...openPolicy, allow: origin.policy.allow };
+    const device = { name, table, readOnly, created, policy };
     const unmake = (): Promise<void> => steps.unmake(name, true);
     const above = stacked ? null : tableLine(sectors, 'snapshot-origin', [word]);
     await swapTable(steps, origin.name, above, {
@@ -85,6 +93,28 @@ export async function takeSnapshot(
   } catch (error) {
     return undo.takeBack(error);
   }
+}
+
+/**
+ * The device that gets the origin's table, or its twin that is there already. Clients are to have
+ * the origin instead: what is written past that is missing in its snapshots.
+ */
+async function makeReal(
+  steps: Steps,
+  { name, readOnly, stored, policy }: KnownDevice,
+  table: string,
+  undo: Undo,
+): Promise<void> {
+  const real = realName(name);
+  const hidden = realPolicy(policy.allow);
+  const there = steps.entries.known(real);
+  if (there === null) {
+    await steps.create({ name: real, table, readOnly, policy: hidden }, { stored });
+    undo.did(`remove "${real}"`, () => steps.remove(real, false));
+    return;
+  }
+  undo.did(`give "${real}" its policy back`, () => steps.setPolicy(real, there.policy));
+  await steps.setPolicy(real, hidden);
 }
 
 /** Throws MapperError if it cannot be done, before anything is. */
