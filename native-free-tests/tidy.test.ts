@@ -4,7 +4,7 @@
  */
 
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import t from 'tap';
 
@@ -13,7 +13,8 @@ const root = process.cwd();
 /** Tracked files, and new ones that are not ignored. */
 const files = execFileSync('git', ['ls-files', '-co', '--exclude-standard'], { encoding: 'utf8' })
   .split('\n')
-  .filter((path) => path !== '');
+  // One that is to be deleted is tracked until that is committed.
+  .filter((path) => path !== '' && existsSync(join(root, path)));
 const sources = files.filter((path) => path.startsWith('src/') && path.endsWith('.ts'));
 const text = (path: string): string => readFileSync(join(root, path), 'utf8');
 
@@ -40,11 +41,37 @@ t.test('koffi is imported under engine/uring only', (t) => {
   t.end();
 });
 
+t.test("sockets are the business of engines, gate and control plane; TLS is the gate's", (t) => {
+  const sockets = /^src\/(engine\/|gate\/|control\/|ctl\/|kernel\/|base\/unix-socket\.ts$)/;
+  for (const path of sources.filter((path) => imports(path).includes('node:net'))) {
+    // Whether a text is an address is no business with sockets.
+    const isPure = /import \{ (isIP|isIPv4|isIPv6|BlockList|, )+ \} from 'node:net'/.test(
+      text(path),
+    );
+    if (!isPure) t.match(path, sockets);
+  }
+  for (const path of sources.filter((path) => imports(path).includes('node:tls'))) {
+    t.match(path, /^src\/gate\//);
+  }
+  t.end();
+});
+
+t.test('of the data plane the gate has the codecs only', (t) => {
+  const inside = /\/(nbd|device|target|backing|copy|engine)\//;
+  const shared =
+    /\/(nbd\/(constants|option|option-reply|peer|piped)|engine\/(engine|address|node\/listener))\.js$/;
+  for (const path of sources.filter((path) => path.startsWith('src/gate/'))) {
+    const wrong = imports(path).filter((name) => inside.test(name) && !shared.test(name));
+    t.strictSame(wrong, [], path);
+  }
+  t.end();
+});
+
 t.test('the control thread does not reach into the data plane', (t) => {
   const inside = /\/(nbd|device|target|backing|engine)\//;
   // Plain data and pure text, which both threads share.
   const shared =
-    /\/(device\/(counters|table-text)|engine\/(engine|choose|address)|backing\/(device|open)|target\/switch\/(mappings|region-table|upload-format))\.js$/;
+    /\/(device\/(counters|table-text)|engine\/(engine|choose|address)|backing\/(device|open)|nbd\/export-policy|target\/switch\/(mappings|region-table|upload-format))\.js$/;
   for (const path of sources.filter((path) => /^src\/(control|ctl)\//.test(path))) {
     const wrong = imports(path).filter((name) => inside.test(name) && !shared.test(name));
     t.strictSame(wrong, [], path);

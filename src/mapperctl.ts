@@ -5,7 +5,11 @@ import { buffer, text } from 'node:stream/consumers';
 import { EINVAL } from './base/errno.js';
 import { MapperError, messageOf } from './base/errors.js';
 import { packageVersion } from './base/version.js';
-import { defaultControlPath, embeddedControlPath } from './control/control-path.js';
+import {
+  defaultControlPath,
+  embeddedControlPath,
+  serviceControlPath,
+} from './control/control-path.js';
 import { ControlClient } from './ctl/client.js';
 import { type Command, type ParsedCommand, parseCommand } from './ctl/command.js';
 import { commands } from './ctl/commands.js';
@@ -44,7 +48,8 @@ function helpFor(name: string | undefined): string {
 
 async function run(command: Command, { words, options }: ParsedCommand): Promise<void> {
   const path = options.text('control');
-  const paths = path === undefined ? [defaultControlPath(), embeddedControlPath] : [path];
+  const usual = [defaultControlPath(), embeddedControlPath, serviceControlPath];
+  const paths = path === undefined ? usual : [path];
   const client = command.offline?.(words) === true ? null : await ControlClient.connect(paths);
   const json = options.flag('json');
   try {

@@ -1,24 +1,46 @@
-/** The daemon's command line, in nbdkit's words. */
+/** The daemon's command line, read: src/daemon/option-table.ts has the words. */
 
 import { parseArgs } from 'node:util';
+import { parseAddressBlock } from './base/address-block.js';
 import { EINVAL } from './base/errno.js';
 import { MapperError, messageOf } from './base/errors.js';
-import { type LogLevel, logLevels } from './control/log.js';
+import { shutdownMilliseconds, timerMilliseconds } from './base/limits.js';
+import { type LogLevel, logLevels } from './base/log-level.js';
+import { parseDuration } from './base/sizes.js';
+import { descriptionProblem } from './control/export-text.js';
 import { nameProblem } from './control/names.js';
+import type { InheritedSocket } from './daemon/activation.js';
+import { type Listening, parseListening } from './daemon/listen-options.js';
+import { defaultHost, defaultPort, optionRows } from './daemon/option-table.js';
 import type { EngineChoice } from './engine/choose.js';
-
-export const defaultPort = 10809;
-export const defaultHost = '127.0.0.1';
+import type { TlsOptions } from './gate/tls-options.js';
+import { type ProtocolOptions, wholeProtocol } from './nbd/protocol-options.js';
 
 /** What the daemon is to do. */
 export interface DaemonOptions {
   /** Nothing was asked for: ./state, made with a first volume if it is not there. */
   readonly embedded: boolean;
-  readonly tcp: { readonly host: string; readonly port: number } | null;
-  readonly unix: string | null;
+  /** Empty: one client on standard input and output is served. */
+  readonly listeners: readonly Listening[];
+  /** The names of the sockets in `listeners` that were passed to this process, if they have any. */
+  readonly socketNames: readonly string[];
+  readonly single: boolean;
+  /** A shell command that is served, and whose end is ours. */
+  readonly run: string | null;
+  readonly exitWithParent: boolean;
+  readonly printUri: boolean;
+  readonly tls: TlsOptions;
+  readonly protocol: ProtocolOptions;
+  /** Addresses (CIDR) that are served; empty: all. */
+  readonly allow: readonly string[];
+  /** Names or numbers. */
+  readonly user: string | null;
+  readonly group: string | null;
   readonly readOnly: boolean;
   /** The device that the empty export name means, and the image's name; null: by itself. */
   readonly exportName: string | null;
+  /** Of the image's export. */
+  readonly description: string | null;
   readonly pidfile: string | null;
   readonly engine: EngineChoice;
   readonly state: string | null;
@@ -26,132 +48,239 @@ export interface DaemonOptions {
   /** null: the default place; 'none': without a control socket. */
   readonly control: string | null;
   readonly logLevel: LogLevel;
+  /** For finishing what is in flight at the end; 0: for ever. */
+  readonly shutdownMilliseconds: number;
   readonly image: string | null;
 }
 
-export type CommandLine = DaemonOptions | 'help' | 'version';
+export type CommandLine = DaemonOptions | 'help' | 'version' | 'dump-config';
 
-export const usage = `Usage: mapperd [options] [IMAGE]
+/** What was given, by the options' names; a flag has an empty text. */
+class Given {
+  readonly #values: ReadonlyMap<string, readonly string[]>;
 
-Serves device-mapper devices over NBD. IMAGE, a file or block device, is served
-as the default export. Without IMAGE, --device and --state the directory ./state
-is used, made with a first volume of 1 GiB and a snapshot of it if it is empty,
-and served on TCP and on ./state/nbd.sock.
-
-  -p, --port PORT         TCP port (${defaultPort}; 0: one that is free, told when ready)
-  -i, --ip-addr ADDRESS   TCP address (${defaultHost})
-  -U, --unix PATH         unix socket; then no TCP, unless -p or -i is given too
-  -r, --read-only         refuse writes to every device
-  -e, --export-name NAME  name of IMAGE's device (its file name); without IMAGE, the
-                          device that the empty export name means
-  -P, --pidfile PATH      file for the process id, written when clients can connect
-      --engine ENGINE     auto, uring or node (auto)
-      --state DIR         directory that keeps the devices over a restart
-      --device 'NAME: LINE[; LINE...]'
-                          a device and its table, as dmsetup writes it; repeatable;
-                          not kept in DIR: it comes from here each time
-      --control PATH      control socket, or "none" ($XDG_RUNTIME_DIR/mapperd.sock,
-                          else /run/mapperd.sock; with ./state as above,
-                          ./state/control.sock where that cannot be had)
-      --log-level LEVEL   ${logLevels.join(', ')} (info)
-  -V, --version           print the version
-      --help              print this
-
-SIGTERM and SIGINT end it: what is in flight is finished and flushed. A second
-one ends it at once.
-`;
-
-/** Throws MapperError EINVAL. */
-export function parseCommandLine(args: readonly string[]): CommandLine {
-  const { values, positionals } = parse(args);
-  if (values.help) return 'help';
-  if (values.version) return 'version';
-  if (positionals.length > 1) {
-    throw usageError(`found ${positionals.length} images, wanted one: "${positionals[1]}"`);
+  constructor(values: ReadonlyMap<string, readonly string[]>) {
+    this.#values = values;
   }
-  const image = positionals[0] ?? null;
-  const devices = (values.device ?? []).map(parseDevice);
-  const state = values.state ?? null;
+
+  flag(name: string): boolean {
+    return this.#values.has(name);
+  }
+
+  all(name: string): readonly string[] {
+    return this.#values.get(name) ?? [];
+  }
+
+  /** The last one counts; an empty text never does. */
+  text(name: string): string | null {
+    const text = this.all(name).at(-1) ?? null;
+    if (text === '') throw new MapperError(EINVAL, `--${name}: found an empty string`);
+    return text;
+  }
+}
+
+/** `inherited`: sockets that this process was started with. Throws MapperError EINVAL. */
+export function parseCommandLine(
+  args: readonly string[],
+  inherited: readonly InheritedSocket[] = [],
+): CommandLine {
+  try {
+    const { given, images } = parse(args);
+    if (given.flag('help')) return 'help';
+    if (given.flag('version')) return 'version';
+    if (given.flag('dump-config')) return 'dump-config';
+    if (images.length > 1) throw error(`found ${images.length} images, wanted one: "${images[1]}"`);
+    return daemonOptions(given, images[0] ?? null, inherited);
+  } catch (failure) {
+    throw error(`${messageOf(failure)} (mapperd --help lists the options)`);
+  }
+}
+
+function daemonOptions(
+  given: Given,
+  image: string | null,
+  inherited: readonly InheritedSocket[],
+): DaemonOptions {
+  const devices = given.all('device').map(parseDevice);
+  const state = given.text('state');
+  const exportName = given.all('export-name').at(-1) ?? null;
+  if (exportName !== null) check('--export-name', nameProblem(exportName));
+  const description = given.all('description').at(-1) ?? null;
+  if (description !== null) {
+    check('--description', descriptionProblem(description));
+    if (image === null) throw error('--description: found no image, wanted one');
+  }
+  const mode = modeOf(given, inherited);
   const embedded = image === null && devices.length === 0 && state === null;
-  const unix = values.unix ?? null;
-  if (unix === '' || unix === '-') throw usageError(`--unix: found "${unix}", wanted a path`);
-  const wantsTcp =
-    values.port !== undefined || values['ip-addr'] !== undefined || unix === null || embedded;
-  const exportName = values['export-name'] ?? null;
-  const problem = exportName === null ? null : nameProblem(exportName);
-  if (problem !== null) throw usageError(`--export-name: ${problem}`);
-  for (const name of ['ip-addr', 'state', 'control', 'pidfile'] as const) {
-    if (values[name] === '') throw usageError(`--${name}: found an empty string`);
-  }
+  const verbose = given.flag('verbose') ? 'debug' : null;
+  const quiet = mode === 'captive' ? 'warn' : 'info';
   return {
     embedded,
-    tcp: wantsTcp
-      ? { host: values['ip-addr'] ?? defaultHost, port: parsePort(values.port ?? `${defaultPort}`) }
-      : null,
-    unix,
-    readOnly: values['read-only'] ?? false,
+    listeners: listenersOf(given, inherited, embedded),
+    socketNames: inherited.map(({ name }) => name),
+    single: given.flag('single'),
+    run: given.text('run'),
+    exitWithParent: given.flag('exit-with-parent'),
+    printUri: given.flag('print-uri'),
+    tls: tlsOf(given),
+    protocol: protocolOf(given),
+    allow: allowOf(given),
+    user: given.text('user'),
+    group: given.text('group'),
+    readOnly: given.flag('read-only'),
     exportName,
-    pidfile: values.pidfile ?? null,
-    engine: oneOf('--engine', values.engine ?? 'auto', ['auto', 'uring', 'node']),
+    description,
+    pidfile: given.text('pidfile'),
+    engine: oneOf('--engine', given.text('engine') ?? 'auto', ['auto', 'uring', 'node']),
     state: embedded ? 'state' : state,
     devices,
-    control: values.control ?? null,
-    logLevel: oneOf('--log-level', values['log-level'] ?? 'info', logLevels),
+    control: given.text('control') ?? (mode === 'captive' ? 'none' : null),
+    logLevel: oneOf('--log-level', given.text('log-level') ?? verbose ?? quiet, logLevels),
+    shutdownMilliseconds: timeOf(given, 'shutdown-timeout', shutdownMilliseconds),
     image,
   };
 }
 
-function parse(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      allowPositionals: true,
-      options: {
-        port: { type: 'string', short: 'p' },
-        'ip-addr': { type: 'string', short: 'i' },
-        unix: { type: 'string', short: 'U' },
-        'read-only': { type: 'boolean', short: 'r' },
-        'export-name': { type: 'string', short: 'e' },
-        pidfile: { type: 'string', short: 'P' },
-        engine: { type: 'string' },
-        state: { type: 'string' },
-        device: { type: 'string', multiple: true },
-        control: { type: 'string' },
-        'log-level': { type: 'string' },
-        version: { type: 'boolean', short: 'V' },
-        help: { type: 'boolean' },
-      },
-    });
-  } catch (error) {
-    // Node adds a sentence of advice that does not fit here.
-    throw usageError(messageOf(error).split('. ')[0] as string);
+/** Captive: somebody has started it for one purpose, and need not know of its log and control. */
+function modeOf(given: Given, inherited: readonly InheritedSocket[]): 'captive' | 'usual' {
+  const places = ['port', 'ip-addr', 'unix'].filter((name) => given.flag(name));
+  const [first] = places;
+  const single = given.flag('single');
+  if (inherited.length > 0) {
+    const wrong = single ? 'single' : given.flag('run') ? 'run' : first;
+    if (wrong === undefined) return 'captive';
+    throw error(`--${wrong}: found sockets that were passed in LISTEN_FDS, wanted none`);
   }
+  if (single) {
+    const wrong = given.flag('run') ? 'run' : given.flag('print-uri') ? 'print-uri' : first;
+    if (wrong !== undefined) throw error(`found --single and --${wrong}, wanted one of them`);
+  }
+  return single || given.flag('run') ? 'captive' : 'usual';
+}
+
+function listenersOf(
+  given: Given,
+  inherited: readonly InheritedSocket[],
+  embedded: boolean,
+): readonly Listening[] {
+  if (inherited.length > 0) return inherited.map(({ fd }) => ({ kind: 'fd', fd }));
+  const words = { ports: given.all('port'), addresses: given.all('ip-addr') };
+  const asked = parseListening({ ...words, paths: given.all('unix') });
+  if (given.flag('single')) return [];
+  if (given.flag('run')) return asked.length > 0 ? asked : [{ kind: 'private' }];
+  const usual: Listening = { kind: 'tcp', host: defaultHost, port: defaultPort };
+  if (!embedded) return asked.length > 0 ? asked : [usual];
+  const isTcp = ({ kind }: Listening): boolean => kind === 'tcp';
+  const tcp = asked.some(isTcp) ? [] : [usual];
+  const unix: Listening = { kind: 'unix', path: 'state/nbd.sock' };
+  return [...tcp, ...asked, ...(asked.every(isTcp) ? [unix] : [])];
+}
+
+function tlsOf(given: Given): TlsOptions {
+  const asked = given.text('tls');
+  const mode = oneOf('--tls', asked ?? 'off', ['off', 'on', 'require']);
+  const certificates = given.text('tls-certificates');
+  const psk = given.text('tls-psk');
+  const verifyPeer = given.flag('tls-verify-peer');
+  for (const name of ['tls-certificates', 'tls-psk', 'tls-verify-peer']) {
+    // Somebody who gives them should not find out later that nothing was encrypted.
+    if (asked === null && given.flag(name)) throw error(`--${name}: found no --tls, wanted it too`);
+    if (psk === null || name === 'tls-psk' || !given.flag(name)) continue;
+    throw error(`found --tls-psk and --${name}, wanted one of them`);
+  }
+  return { mode, certificates, psk, verifyPeer };
+}
+
+function protocolOf(given: Given): ProtocolOptions {
+  return {
+    structuredReplies: !given.flag('no-sr'),
+    extendedHeaders: !given.flag('no-eh'),
+    metaContexts: !given.flag('no-mc'),
+    handshakeMilliseconds: timeOf(given, 'timeout', wholeProtocol.handshakeMilliseconds),
+  };
+}
+
+function timeOf(given: Given, name: string, usual: number): number {
+  const text = given.text(name);
+  if (text === null) return usual;
+  let milliseconds: number;
+  try {
+    milliseconds = parseDuration(text);
+  } catch (failure) {
+    throw error(`--${name}: ${messageOf(failure)}`);
+  }
+  // A time that is not 0 must not become it.
+  if (milliseconds > 0 && milliseconds < 1) milliseconds = 1;
+  if (milliseconds <= timerMilliseconds) return milliseconds;
+  throw error(`--${name}: found "${text}", wanted at most ${timerMilliseconds}ms`);
+}
+
+function allowOf(given: Given): string[] {
+  const blocks = given.all('allow').flatMap((text) => text.split(','));
+  for (const block of blocks) {
+    try {
+      parseAddressBlock(block);
+    } catch (failure) {
+      throw error(`--allow: ${messageOf(failure)}`);
+    }
+  }
+  return blocks;
+}
+
+/** The names that an option goes by. */
+const rowsByWord = new Map(
+  optionRows.flatMap((row) => [row.name, ...(row.aliases ?? [])].map((word) => [word, row])),
+);
+
+function parse(args: readonly string[]): { given: Given; images: string[] } {
+  const options = [...rowsByWord].map(([word, { name, short, value }]) => {
+    const type = value === undefined ? ('boolean' as const) : ('string' as const);
+    return [word, { type, ...(word === name && short !== undefined ? { short } : {}) }] as const;
+  });
+  let parsed: ReturnType<typeof tokensOf>;
+  try {
+    parsed = tokensOf(args, Object.fromEntries(options));
+  } catch (failure) {
+    // Node adds a sentence of advice that does not fit here.
+    const text = (messageOf(failure).split('. ')[0] as string).replace(/\.$/, '');
+    throw error(text.charAt(0).toLowerCase() + text.slice(1));
+  }
+  const values = new Map<string, string[]>();
+  for (const token of parsed.tokens) {
+    const row = token.kind === 'option' ? rowsByWord.get(token.name) : undefined;
+    if (row === undefined || token.kind !== 'option') continue;
+    values.set(row.name, [...(values.get(row.name) ?? []), token.value ?? '']);
+  }
+  return { given: new Given(values), images: parsed.positionals };
+}
+
+function tokensOf(
+  args: readonly string[],
+  options: Record<string, { type: 'boolean' | 'string'; short?: string }>,
+) {
+  return parseArgs({ args: [...args], allowPositionals: true, tokens: true, options });
 }
 
 /** `NAME: LINE[; LINE...]`; a name may hold colons without a blank behind. `\;` is no separator. */
 function parseDevice(text: string): { name: string; table: string } {
   const match = /^(.+?):\s+(\S[\s\S]*)$/.exec(text);
-  if (match === null) throw usageError(`--device: found "${text}", wanted 'NAME: TABLE LINE'`);
+  if (match === null) throw error(`--device: found "${text}", wanted 'NAME: TABLE LINE'`);
   const [, name, lines] = match as unknown as [string, string, string];
-  const problem = nameProblem(name);
-  if (problem !== null) throw usageError(`--device: ${problem}`);
+  check('--device', nameProblem(name));
   const table = lines.replace(/(\\[\s\S])|\s*;\s*/g, (_all, escaped?: string) => escaped ?? '\n');
   return { name, table };
-}
-
-function parsePort(text: string): number {
-  const port = /^[0-9]{1,5}$/.test(text) ? Number(text) : Number.NaN;
-  if (port >= 0 && port <= 65_535) return port;
-  throw usageError(`--port: found "${text}", wanted 0 to 65535`);
 }
 
 function oneOf<T extends string>(option: string, found: string, wanted: readonly T[]): T {
   const value = wanted.find((one) => one === found);
   if (value !== undefined) return value;
-  throw usageError(`${option}: found "${found}", wanted ${wanted.join(', ')}`);
+  throw error(`${option}: found "${found}", wanted ${wanted.join(', ')}`);
 }
 
-function usageError(text: string): MapperError {
-  const first = text.charAt(0).toLowerCase() + text.slice(1);
-  return new MapperError(EINVAL, `${first.replace(/\.$/, '')} (mapperd --help lists the options)`);
+function check(option: string, problem: string | null): void {
+  if (problem !== null) throw error(`${option}: ${problem}`);
+}
+
+function error(text: string): MapperError {
+  return new MapperError(EINVAL, text);
 }

@@ -16,6 +16,7 @@ import {
   sequential,
 } from './case.js';
 import { copyWithCp, copyWithMapperctl, copyWithNbdcopy } from './copy-ways.js';
+import { hostileCase } from './hostile.js';
 import { mapperd, nbdkit, qemuNbd } from './servers.js';
 import { snapshotCases } from './snapshot-cases.js';
 import { switchCases } from './switch-cases.js';
@@ -149,6 +150,7 @@ export function allCases(engine: EngineChoice): Case[] {
     ...snapshotCases(engine),
     ...switchCases(engine),
     copyCase(engine),
+    hostileCase(engine),
   ];
 }
 

@@ -233,7 +233,7 @@ fails(errno.ENOENT, other.opt_go)
 contexts = []
 other.set_export_name("disk")
 other.opt_list_meta_context(contexts.append)
-assert contexts == ["base:allocation"], contexts
+assert contexts == ["base:allocation", "qemu:allocation-depth"], contexts
 other.opt_go()
 other.pread(512, 0)
 `,

@@ -139,7 +139,7 @@ async function describesOne(t: Test, daemon: Daemon): Promise<void> {
     {
       'export-name': 'mixed',
       description: 'linear, zero, error, memory',
-      contexts: ['base:allocation'],
+      contexts: ['base:allocation', 'qemu:allocation-depth'],
       'export-size': 32 * 512,
       block_size_minimum: 1,
       block_size_preferred: 4096,
@@ -238,7 +238,7 @@ eachEngine(t, 'other lists', ['nbd-client', 'qemu-nbd'], async (t, engine) => {
       // All but read-only, rotational, resize and payload of BLOCK_STATUS.
       t.equal(flags, '0xded');
       t.match(text, /export: 'größe'\n {2}description: zero\n {2}size: {2}4096\n/);
-      t.match(text, /available meta contexts: 1\n {3}base:allocation\n/);
+      t.match(text, /contexts: 2\n {3}base:allocation\n {3}qemu:allocation-depth\n/);
     });
   });
 });

@@ -19,7 +19,7 @@ const debianPython = '/usr/bin/python3';
 const searchPath = [...PATH.split(':').filter((folder) => folder !== ''), '/usr/sbin', '/sbin'];
 
 /** The environment less what tap puts into it for the processes that it starts. */
-const environment: NodeJS.ProcessEnv = {
+export const environment: NodeJS.ProcessEnv = {
   ...process.env,
   PATH: searchPath.join(':'),
   LC_ALL: 'C',

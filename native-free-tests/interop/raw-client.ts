@@ -13,6 +13,8 @@ const OPTION_REPLY = 0x0003e889045565a9n;
 const REQUEST = 0x25609513;
 const SIMPLE_REPLY = 0x67446698;
 const STRUCTURED_REPLY = 0x668e33ef;
+const EXTENDED_REQUEST = 0x21e41c71;
+const EXTENDED_REPLY = 0x6e8a278c;
 
 export const OPT = {
   exportName: 1,
@@ -37,6 +39,7 @@ export const REP = {
   invalid: 0x80000003,
   unknown: 0x80000006,
   tooBig: 0x80000009,
+  extendedHeadersRequired: 0x8000000a,
 } as const;
 
 export const CMD = {
@@ -60,7 +63,7 @@ export interface Request {
   readonly flags?: number;
   readonly cookie?: bigint;
   readonly offset?: bigint | number;
-  readonly length?: number;
+  readonly length?: number | bigint;
   readonly payload?: Buffer;
   readonly magic?: number;
 }
@@ -118,10 +121,13 @@ export function contextRequest(name: string, ...queries: string[]): Buffer {
   return Buffer.concat([named(name), u32(queries.length), ...queries.map(named)]);
 }
 
-export function encodeRequest(request: Request): Buffer {
-  const { type, flags = 0, cookie = 1n, offset = 0, payload, magic = REQUEST } = request;
-  const length = request.length ?? payload?.length ?? 0;
-  const parts = [u32(magic), u16(flags), u16(type), u64(cookie), u64(BigInt(offset)), u32(length)];
+/** With a compact header, or an extended one. */
+export function encodeRequest(request: Request, extended = false): Buffer {
+  const { type, flags = 0, cookie = 1n, offset = 0, payload } = request;
+  const magic = request.magic ?? (extended ? EXTENDED_REQUEST : REQUEST);
+  const bytes = request.length ?? payload?.length ?? 0;
+  const length = extended ? u64(BigInt(bytes)) : u32(Number(bytes));
+  const parts = [u32(magic), u16(flags), u16(type), u64(cookie), u64(BigInt(offset)), length];
   if (payload !== undefined) parts.push(payload);
   return Buffer.concat(parts);
 }
@@ -134,8 +140,12 @@ export class RawClient {
   #over = false;
   #changed: () => void = () => {};
   structured = false;
+  /** Requests have extended headers, and so must replies. */
+  extended = false;
   /** Lengths of READs in flight, by cookie: a simple reply does not tell. */
   readonly #reads = new Map<bigint, number>();
+  /** Offsets of requests in flight, which extended replies repeat. */
+  readonly #offsets = new Map<bigint, bigint>();
 
   constructor(socket: Socket) {
     this.socket = socket;
@@ -182,9 +192,14 @@ export class RawClient {
   static async ready(
     where: string | number,
     name: string,
-    options: { structured?: boolean; contexts?: string[] } = {},
+    options: { structured?: boolean; extended?: boolean; contexts?: string[] } = {},
   ): Promise<RawClient> {
     const client = await RawClient.greeted(where);
+    if (options.extended) {
+      const [reply] = await client.option(OPT.extendedHeaders);
+      if (reply?.type !== REP.ack) throw new Error('extended headers were refused');
+      client.extended = true;
+    }
     if (options.structured) {
       await client.option(OPT.structuredReply);
       client.structured = true;
@@ -261,8 +276,15 @@ export class RawClient {
   }
 
   sendRequest(request: Request): Promise<void> {
-    if (request.type === CMD.read) this.#reads.set(request.cookie ?? 1n, request.length ?? 0);
-    return this.send(encodeRequest(request));
+    this.expect(request);
+    return this.send(encodeRequest(request, this.extended));
+  }
+
+  /** Of a request whose bytes are sent by themselves. */
+  expect(request: Request): void {
+    const { type, cookie = 1n, length = 0, offset = 0 } = request;
+    if (type === CMD.read) this.#reads.set(cookie, Number(length));
+    this.#offsets.set(cookie, BigInt(offset));
   }
 
   /** Sends a request, and takes the reply that comes next. */
@@ -278,16 +300,18 @@ export class RawClient {
     let error = 0;
     for (;;) {
       const magic = (await this.take(4)).readUInt32BE(0);
-      if (magic === SIMPLE_REPLY) return this.#simpleReply();
-      if (magic !== STRUCTURED_REPLY) throw new Error(`reply magic 0x${magic.toString(16)}`);
-      const header = await this.take(16);
+      if (magic === SIMPLE_REPLY && !this.extended) return this.#simpleReply();
+      if (magic !== (this.extended ? EXTENDED_REPLY : STRUCTURED_REPLY)) {
+        throw new Error(`reply magic 0x${magic.toString(16)}`);
+      }
+      const header = await this.take(this.extended ? 28 : 16);
       const type = header.readUInt16BE(2);
       const cookie = header.readBigUInt64BE(4);
-      const payload = await this.take(header.readUInt32BE(12));
+      const payload = await this.take(this.#payloadOf(header, cookie));
       chunks.push(type);
       if (type === 1) pieces.push(payload.subarray(8));
       if (type === 2) pieces.push(Buffer.alloc(payload.readUInt32BE(8)));
-      if (type === 5) pieces.push(payload);
+      if (type === 5 || type === 6) pieces.push(payload);
       if (type >= 0x8000) {
         error = payload.readUInt32BE(0);
         pieces.push(payload.subarray(6, 6 + payload.readUInt16BE(4)));
@@ -297,6 +321,14 @@ export class RawClient {
         return { cookie, error, data: Buffer.concat(pieces), chunks };
       }
     }
+  }
+
+  /** The length of a chunk's payload, out of its header less the magic. */
+  #payloadOf(header: Buffer, cookie: bigint): number {
+    if (!this.extended) return header.readUInt32BE(12);
+    const offset = header.readBigUInt64BE(12);
+    if (offset !== this.#offsets.get(cookie)) throw new Error(`a reply to offset ${offset}`);
+    return Number(header.readBigUInt64BE(20));
   }
 
   async #simpleReply(): Promise<Reply> {
