@@ -59,6 +59,7 @@ async function measureAmongHostile(
           there.push(await Crowd.start(address.path, '', kind, count));
         }
         const among = await speed();
+        for (const crowd of there) crowd.check();
         ratios.push(among / alone);
         note(`hostile: ${what}: ${alone.toFixed(0)} alone, ${among.toFixed(0)} among them`);
       } finally {

@@ -14,7 +14,7 @@
  *     error offset                     the same, u64 offset
  *
  * A BLOCK_STATUS of several contexts has a chunk for each of them, and these may leave in several
- * batches, as do the pieces of a READ that is streamed. Every other reply is in one batch as a whole.
+ * batches, as do the pieces of a READ that is streamed. Every other reply is whole in one batch.
  */
 
 import { EACCES, EDQUOT, EFBIG, ENOSPC, EOPNOTSUPP, EPERM, EROFS } from '../base/errno.js';

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { commands } from '../../src/ctl/commands.js';
 import { usageText } from '../../src/daemon/usage.js';
+import { requires } from './programs.js';
 
 const pages = ['mapperd.1', 'mapperctl.1', 'mapperd-protocol.7'];
 
@@ -50,16 +51,11 @@ t.test('mapperctl(1) has the options of every command that it spells out', async
 });
 
 for (const page of pages) {
-  t.test(`${page} is well marked up`, async (t) => {
-    const man = spawnSync('man', ['--warnings', '-l', pathOf(page)], { encoding: 'utf8' });
-    if (man.error !== undefined) {
-      // biome-ignore lint/complexity/useLiteralKeys: the compiler wants an index signature so
-      t.notOk(process.env['CI'], 'man is installed where no test is skipped');
-      t.skip('man is not installed');
-      return;
-    }
-    t.equal(man.stderr, '', 'no warnings');
-    t.equal(man.status, 0);
-    t.match(man.stdout, 'SEE ALSO');
+  t.test(`${page} is well marked up`, { skip: requires('man') }, async (t) => {
+    const { stdout, stderr } = spawnSync('man', ['--warnings', '-l', pathOf(page)], {
+      encoding: 'utf8',
+    });
+    t.match(stdout, 'SEE ALSO');
+    t.equal(stderr, '', 'no warnings');
   });
 }
