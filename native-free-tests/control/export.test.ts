@@ -443,6 +443,7 @@ const version: Version = {
   engineReason: 'asked for',
   node: '20',
   pid: 1,
+  state: null,
 };
 
 t.test('the method', async (t) => {

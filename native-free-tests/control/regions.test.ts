@@ -378,6 +378,7 @@ async function serve(t: Test) {
     engineReason: null,
     node: '20',
     pid: 1,
+    state: null,
   } as const;
   const methods = controlMethods({ queue, catalogue, snapshots, regions, version });
   const server = new ControlServer(new Rpc(methods, log), log);

@@ -21,6 +21,7 @@ const version: Version = {
   engineReason: 'asked for',
   node: '20',
   pid: 1,
+  state: null,
 };
 
 function setUp() {

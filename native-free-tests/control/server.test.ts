@@ -40,6 +40,7 @@ const version = {
   engineReason: null,
   node: '20',
   pid: 1,
+  state: null,
 } as const;
 
 const directories: string[] = [];

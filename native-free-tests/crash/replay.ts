@@ -59,13 +59,18 @@ export class Replay {
     return disk;
   }
 
-  /** With what is certain, and of the rest some sectors: all, none, or in between. */
-  cut(random: (limit: number) => number): Buffer {
+  /**
+   * With what is certain, and of the rest some pieces: all, none, or in between. A piece is what the
+   * medium writes as a whole, at multiples of its size.
+   */
+  cut(random: (limit: number) => number, pieceBytes = sectorBytes): Buffer {
     const disk = Buffer.from(this.#certain);
     const odds = [0, 2, 8, 14, 16][random(5)] as number;
     for (const { offset, data, certain } of this.#since) {
-      for (let at = 0; at < data.length; at += sectorBytes) {
-        if (certain || random(16) < odds) data.copy(disk, offset + at, at, at + sectorBytes);
+      for (let at = 0; at < data.length; ) {
+        const end = Math.min(data.length, at + pieceBytes - ((offset + at) % pieceBytes));
+        if (certain || random(16) < odds) data.copy(disk, offset + at, at, end);
+        at = end;
       }
     }
     return disk;

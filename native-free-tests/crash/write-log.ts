@@ -1,7 +1,7 @@
 /**
  * Reads a log of writes, from the format's description and not by our own packers: sector 0 is the
- * super block (magic, version, entries, bytes in a sector), then come entries of a sector, each with
- * its data behind it. A disk is made again by carrying entries out one after the other.
+ * super block (magic, version, entries, bytes in a sector), then come entries of a sector, each
+ * with its data behind it. A disk is made again by carrying entries out one after the other.
  */
 
 import { closeSync, openSync, readSync } from 'node:fs';

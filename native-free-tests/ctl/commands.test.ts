@@ -460,6 +460,7 @@ t.test('targets and version', async (t) => {
     engineReason: 'io_uring_setup: EPERM',
     node: '20.20.2',
     pid: 5,
+    state: null,
   });
   t.equal(
     text,

@@ -311,6 +311,8 @@ export const attachConnections = 64;
 /** What nbd-client and the kernel may take to attach a device, or to detach it. */
 export const attachMilliseconds = 60_000;
 export const attachPollMilliseconds = 50;
+/** What others who look into a device may keep it for when it is to be detached. */
+export const detachMilliseconds = 10_000;
 /** With --persist: from when on a request's connection counts as dead, and how long it waits then. */
 export const persistTimeoutSeconds = 30;
 export const persistWaitSeconds = 600;

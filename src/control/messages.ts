@@ -365,6 +365,8 @@ export interface Version {
   engineReason: string | null;
   node: string;
   pid: number;
+  /** The state directory, absolute; null if there is none. */
+  state: string | null;
 }
 
 /** What the daemon holds, and the most that its clients can make it hold resident. */

@@ -190,6 +190,9 @@ export class StateDirectory implements Store {
   }
 
   async #load(): Promise<StateContents> {
+    // What a daemon left that was killed in the middle of a command may not be durable yet. It is
+    // before anything is done on the strength of it.
+    await this.#files.syncDirectory(this.path);
     const names = (await this.#files.list(this.path)).sort();
     for (const name of names) {
       if (name.startsWith(temporaryPrefix)) await this.#files.unlink(join(this.path, name));

@@ -23,6 +23,7 @@ import {
   attachConnections,
   attachMilliseconds,
   attachPollMilliseconds,
+  detachMilliseconds,
   persistTimeoutSeconds,
   persistWaitSeconds,
   persistWaitSecondsMax,
@@ -220,8 +221,13 @@ async function detach(machine: Machine, call: Invocation): Promise<void> {
   const keeper = attachments.keeper(index);
   if (keeper !== null) process.kill(keeper);
   await runClient(client, ['-d', node]);
-  for (const end = Date.now() + attachMilliseconds; devices.get(index)?.pid === device.pid; ) {
-    if (Date.now() > end) throw new MapperError(ETIME, `"${node}" is still attached`);
+  // Who uses it by force is not waited for: the kernel lets it go when that has ended.
+  const end = Date.now() + detachMilliseconds;
+  while (users.length === 0 && devices.get(index)?.pid === device.pid) {
+    if (Date.now() > end) {
+      const text = `"${node}" is disconnected, but somebody has it open`;
+      throw new MapperError(EBUSY, `${text}: the kernel lets it go when that ends`);
+    }
     await sleep(attachPollMilliseconds);
   }
   attachments.forget(index);

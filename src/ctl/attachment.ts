@@ -1,6 +1,6 @@
 /**
- * What is written down of devices that were attached, so that they can be found by the name of their
- * export and kept attached:
+ * What is written down of devices that were attached, so that they can be found by the name of
+ * their export and kept attached:
  *
  *   /run/mapperctl/nbdX.json    what it was attached to
  *   /run/mapperctl/nbdX.pid     the process that keeps it attached, while there is one

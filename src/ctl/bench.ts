@@ -15,14 +15,8 @@ import { compare, parseResults, type Results } from '../bench/results.js';
 import { Scratch } from '../bench/scratch.js';
 import { prepareSubject, type Request, rawLayer, type Writes } from '../bench/subject.js';
 import { localAddress, nbdUri } from '../control/attach.js';
-import type { Version } from '../control/messages.js';
 import type { ControlClient } from './client.js';
 import type { Command, Invocation, OptionValues } from './command.js';
-
-/** The state directory, absolute, of a daemon that has one and tells it. */
-interface Whereabouts {
-  readonly state?: string | null;
-}
 
 /** Of each run. */
 const usualTime = '2s';
@@ -44,7 +38,7 @@ async function bench(call: Invocation): Promise<void> {
   const { signal } = aborted;
   try {
     await requireFio(signal);
-    const version: Version & Whereabouts = await client.call('version', {});
+    const version = await client.call('version', {});
     const base = options.text('uri') ?? (await findUri(client));
     const directory = options.text('directory') ?? version.state ?? '.';
     const results = await withScratch(client, directory, signal, async (scratch) => {

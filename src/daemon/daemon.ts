@@ -282,7 +282,7 @@ export class Daemon {
     snapshots: Snapshots,
     regions: Regions,
   ): Promise<string | null> {
-    const { control, embedded } = this.#options;
+    const { control, embedded, state } = this.#options;
     if (control === 'none') return null;
     const version: Version = {
       name: 'mapperd',
@@ -292,6 +292,7 @@ export class Daemon {
       engineReason: queue.engineReason,
       node: process.versions.node,
       pid: process.pid,
+      state: state === null ? null : resolve(state),
     };
     const listeners = (): readonly ListenAddress[] => this.#listeners?.addresses ?? [];
     const parts = { queue, catalogue, snapshots, regions, version, listeners };

@@ -64,6 +64,8 @@ export class Device implements IoAccount, TargetHost {
   #drained: Deferred<void> | null = null;
   /** Targets that hold requests back for a moment. */
   #holds = 0;
+  /** It was suspended without a flush. */
+  #unflushed = false;
   /** Requests that wait for resume, first come first served. */
   #waitingFirst: Io | null = null;
   #waitingLast: Io | null = null;
@@ -220,8 +222,12 @@ export class Device implements IoAccount, TargetHost {
   }
 
   async suspend(noFlush: boolean): Promise<void> {
-    if (this.suspended) return;
+    if (this.suspended) {
+      if (!noFlush) await this.#flushLeftOut();
+      return;
+    }
     this.suspended = true;
+    this.#unflushed = noFlush;
     // A table comes or goes by commands alone, and this is one.
     const table = this.live;
     try {
@@ -302,6 +308,13 @@ export class Device implements IoAccount, TargetHost {
       const fields = { device: this.name, target: target.type.name };
       this.#log.error(fields, `cannot ${what} after a failure: ${messageOf(error)}`);
     }
+  }
+
+  /** What the suspend has not done, since it was told not to. Throws MapperError. */
+  async #flushLeftOut(): Promise<void> {
+    if (!this.#unflushed) return;
+    await this.flush();
+    this.#unflushed = false;
   }
 
   /** Flushes, whether suspended or not. Throws MapperError. */

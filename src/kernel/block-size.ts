@@ -1,8 +1,8 @@
 /**
- * The block size that the kernel is told for an export. Larger blocks are better for us, but what is
- * on a disk counts in those it was made with: a partition table in sectors of 512 bytes is not found
- * on a disk that has others, and a file system does not go onto a disk whose blocks are larger than
- * its own.
+ * The block size that the kernel is told for an export. Larger blocks are better for us, but what
+ * is on a disk counts in those it was made with: a partition table in sectors of 512 bytes is not
+ * found on a disk that has others, and a file system does not go onto a disk whose blocks are
+ * larger than its own.
  */
 
 import { EINVAL } from '../base/errno.js';
@@ -37,8 +37,8 @@ export function checkBlockSize(size: number, { sizeBytes, blockBytesMin }: Probe
 }
 
 /**
- * Blocks of what a disk begins with. Nothing yet: the largest. What is not known here: the smallest,
- * on which everything works.
+ * Blocks of what a disk begins with. Nothing yet: the largest. What is not known here: the
+ * smallest, on which everything works.
  */
 function blockSizeIn(beginning: Buffer): number {
   const magic = (text: string, at: number): boolean =>

@@ -38,6 +38,7 @@ import {
   validateRequest,
 } from './validate.js';
 
+const shuttingDown = 'the server is shutting down';
 /** Cuts between the pieces of a WRITE fall on multiples of it, in the device. */
 const cutBytes = 4096;
 
@@ -179,7 +180,7 @@ export class Session {
     }
     if (this.closing) {
       request.error = ESHUTDOWN;
-      request.reason = 'the server is shutting down';
+      request.reason = shuttingDown;
     } else {
       this.#validate(request);
     }
@@ -293,7 +294,12 @@ export class Session {
     const request = this.#receiving;
     if (request === null) return;
     this.#receiving = null;
-    if (request.error === 0) request.error = EIO;
+    if (request.error === 0) this.#cutOff(request);
     this.#commands.part(request);
+  }
+
+  #cutOff(request: Request): void {
+    request.error = this.closing ? ESHUTDOWN : EIO;
+    if (this.closing) request.reason = shuttingDown;
   }
 }

@@ -1,7 +1,7 @@
 /**
- * Change maps out of exceptions. A chunk that differs from what it was when a snapshot was taken has
- * an exception in it, complete or pending; the other way round need not be so: the snapshot's own
- * writes have exceptions too, and who writes what was there before changes nothing.
+ * Change maps out of exceptions. A chunk that differs from what it was when a snapshot was taken
+ * has an exception in it, complete or pending; the other way round need not be so: the snapshot's
+ * own writes have exceptions too, and who writes what was there before changes nothing.
  *
  *   what the origin shows              since S   exceptions of S
  *   what the snapshot S shows          since S   exceptions of S

@@ -32,13 +32,19 @@ export interface Opened {
   readonly begunAreas: number;
 }
 
-/** Throws MapperError. */
+/**
+ * What a daemon wrote that was killed may be in the disk's cache alone. It is durable before it is
+ * read here: origins are written on the strength of it, past chunks that have exceptions, say.
+ * Throws MapperError.
+ */
 export async function openStore(opening: Opening): Promise<Opened> {
   const { arena, end, io, log } = opening;
   const { cow, memory } = end;
   checkSize(end, 512, 'a header');
   const length = Math.min(pieceBytesMax, Math.floor(cow.size() / 512) * 512);
-  const errno = await io.run(cow, READ, 0, length, memory);
+  let errno = await io.flush(cow);
+  if (errno !== 0) throw failed(errno, 'flush the COW');
+  errno = await io.run(cow, READ, 0, length, memory);
   if (errno !== 0) throw failed(errno, 'read the header');
   const header = readHeader(arena.view, memory);
   if (header !== null && header.chunkSectors !== end.layout.chunkSectors) {
