@@ -60,8 +60,8 @@ export class Replay {
   }
 
   /**
-   * With what is certain, and of the rest some pieces: all, none, or in between. A piece is what the
-   * medium writes as a whole, at multiples of its size.
+   * With what is certain, and of the rest some pieces: all, none, or in between. A piece is what
+   * the medium writes as a whole, at multiples of its size.
    */
   cut(random: (limit: number) => number, pieceBytes = sectorBytes): Buffer {
     const disk = Buffer.from(this.#certain);
