@@ -8,6 +8,7 @@
 import { originOf } from '../../src/control/snapshot/tables.js';
 import { type Cells, never, type Write } from './cells.js';
 import { type Asked, ClientDevice, type DeviceRules } from './device.js';
+import { SimFailure } from './failure.js';
 import { History } from './history.js';
 import { type Job, runJob } from './jobs.js';
 import { volume } from './layout.js';
@@ -18,18 +19,31 @@ import type { World } from './world.js';
 export type FamilyState = 'plain' | 'origin' | 'merging';
 
 /** What a command under way may have changed when the daemon dies. */
-export type Change =
+type Change =
   | { readonly kind: 'take'; readonly name: string; readonly facts: TakeFacts }
   | { readonly kind: 'remove'; readonly snapshot: SnapshotModel }
   | { readonly kind: 'merge'; readonly snapshot: SnapshotModel };
 
-export interface TakeFacts {
+interface TakeFacts {
   readonly transient: boolean;
   readonly chunkSectors: number;
   readonly cowPath: string;
   /** Writes to the volume that were under way then, or have begun since. */
   readonly writes: Write[];
 }
+
+export interface Check {
+  readonly name: string;
+  readonly cells: Cells;
+}
+
+/** What has become of the family in a crash: what to look at, and what follows if all is well. */
+export interface Resolution {
+  readonly checks: readonly Check[];
+  commit(): void;
+}
+
+export const snapshotsMax = 3;
 
 export class Family implements DeviceRules {
   readonly volume: ClientDevice;
@@ -115,15 +129,12 @@ export class Family implements DeviceRules {
     const name = `s${++this.#taken}`;
     const { blockSectors, volumeSectors } = world.layout;
     const chunkSectors = Math.max(blockSectors, random.pick([1, 2, 4, 8]));
-    const type = random.pick(['P', 'P', 'PO', 'N']);
+    const transient = random.chance(300);
     const cowPath = `/cows/${name}.cow`;
-    const all = Math.ceil(volumeSectors / chunkSectors);
-    const chunks = random.chance(250) ? 3 + random.below(all) : all + 3 + Math.ceil(all / 32);
-    world.fileSystem.add(cowPath, chunks * chunkSectors * 512);
-    const features = random.pick(['', '', ' 1 discard_zeroes_cow']);
-    const words = `dm:${volume}-real ${cowPath} ${type} ${chunkSectors}${features}`;
+    const chunks = Math.ceil(volumeSectors / chunkSectors);
+    world.fileSystem.add(cowPath, (chunks + 3 + Math.ceil(chunks / 32)) * chunkSectors * 512);
+    const words = `dm:${volume}-real ${cowPath} ${transient ? 'N' : 'P'} ${chunkSectors}`;
     const table = `0 ${volumeSectors} snapshot ${words}`;
-    const transient = type === 'N';
     this.#begin(name, { transient, chunkSectors, cowPath }, () =>
       world.daemon.catalogue.create({ name, table }),
     );
@@ -185,13 +196,12 @@ export class Family implements DeviceRules {
   #isTaken(name: string, facts: TakeFacts): void {
     const cells = this.volume.history.fork((this.job as Job).start);
     this.volume.history.remember(never);
-    this.add(name, facts, cells).device.connect();
+    this.#add(name, facts, cells).device.connect();
     this.state = 'origin';
     this.change = null;
   }
 
-  /** A snapshot that shows that is there. */
-  add(name: string, facts: TakeFacts, cells: Cells): SnapshotModel {
+  #add(name: string, facts: TakeFacts, cells: Cells): SnapshotModel {
     const world = this.#world;
     const history = new History(world.clock, cells);
     const bytes = world.fileSystem.find(facts.cowPath)?.medium.size ?? 0;
@@ -246,15 +256,15 @@ export class Family implements DeviceRules {
     this.volume.history.mayBecome(copyOf(device.history.cells));
     this.job = runJob(world, `merge ${name}`, () => world.daemon.snapshots.merge(name), {
       done: () => {
-        this.merged(snapshot);
+        this.#merged(snapshot);
         this.change = null;
       },
+      excused: () => snapshot.mayBeInvalid,
       undone: () => this.#undone(),
     });
   }
 
-  /** The volume is what the snapshot was. */
-  merged(snapshot: SnapshotModel): void {
+  #merged(snapshot: SnapshotModel): void {
     this.snapshots.delete(snapshot.name);
     this.volume.history.became(true);
     this.volume.changed();
@@ -271,17 +281,6 @@ export class Family implements DeviceRules {
     this.state = stateOf(live);
   }
 
-  /** The daemon is another one, and the volume has come to that. */
-  restarted(state: FamilyState): void {
-    this.change = null;
-    this.job = null;
-    this.state = state;
-    // What is in memory alone is lost with it.
-    for (const snapshot of this.snapshots.values()) {
-      if (snapshot.facts.transient) snapshot.invalid = true;
-    }
-  }
-
   /** No request is under way: the status lines must be true, and say what is on the disks. */
   checkStatus(name: string, words: string): void {
     const snapshot = this.snapshots.get(name);
@@ -290,6 +289,58 @@ export class Family implements DeviceRules {
     snapshot.checkStatus(words, quiet);
     const inode = this.#world.fileSystem.find(snapshot.facts.cowPath);
     if (quiet && inode !== undefined) snapshot.checkCow(words, inode.medium.contents);
+  }
+
+  /** What must hold under a daemon that has started anew, which knows the devices by their tables. */
+  resolve(tables: ReadonlyMap<string, string | null>): Resolution {
+    const state = stateOf(tables.get(volume) ?? null);
+    const { change } = this;
+    let cells = this.volume.history.cells;
+    const checks: Check[] = [];
+    const commits: (() => void)[] = [];
+    for (const snapshot of this.snapshots.values()) {
+      const there = tables.has(snapshot.name);
+      const leaving = change !== null && change.kind !== 'take' && change.snapshot === snapshot;
+      if (!there && !leaving) {
+        throw new SimFailure('lost', `snapshot ${snapshot.name} is not there any more`);
+      }
+      const merging = leaving && change.kind === 'merge' && !there;
+      if (merging && state === 'origin' && this.snapshots.size === 1) {
+        throw new SimFailure('lost', `${snapshot.name} is gone, and was not merged`);
+      }
+      if (merging) {
+        cells = this.volume.history.next as Cells;
+        commits.push(() => this.#merged(snapshot));
+      } else if (there) {
+        checks.push({ name: snapshot.name, cells: snapshot.device.history.cells });
+      } else {
+        commits.push(() => this.snapshots.delete(snapshot.name));
+      }
+    }
+    if (change?.kind === 'take' && tables.has(change.name)) {
+      const { facts, name } = change;
+      const shown = this.volume.history.fork((this.job as Job).start);
+      checks.push({ name, cells: shown });
+      commits.push(() => this.#add(name, facts, shown));
+    }
+    const wantsOrigin = checks.length > 0;
+    if (wantsOrigin && state === 'plain') {
+      throw new SimFailure('lost', `${volume} has snapshots and can be written past them`);
+    }
+    checks.push({ name: volume, cells });
+    return {
+      checks,
+      commit: () => {
+        for (const commit of commits) commit();
+        this.change = null;
+        this.job = null;
+        this.state = state;
+        // What is in memory alone is lost with it.
+        for (const snapshot of this.snapshots.values()) {
+          if (snapshot.facts.transient) snapshot.invalid = true;
+        }
+      },
+    };
   }
 }
 

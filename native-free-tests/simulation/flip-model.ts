@@ -7,10 +7,10 @@ import { type Loss, unseen } from './after-crash.js';
 import type { Cells } from './cells.js';
 import { type Asked, ClientDevice, type DeviceRules } from './device.js';
 import { SimFailure } from './failure.js';
+import type { Check, Resolution } from './family.js';
 import { History } from './history.js';
 import { type Job, runJob } from './jobs.js';
 import { flip } from './layout.js';
-import type { Check, Resolution } from './resolution.js';
 import type { World } from './world.js';
 
 export class FlipModel implements DeviceRules {

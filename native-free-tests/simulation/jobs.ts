@@ -11,6 +11,8 @@ export interface JobSteps<T> {
   done(result: T): void;
   /** What follows from an error, if there may be one; all is as it was before. */
   undone?(): void;
+  /** There is a reason for it to fail. */
+  excused?(): boolean;
 }
 
 export class Job {
@@ -36,7 +38,7 @@ export interface JobWorld {
    * The next command may find the state directory full; what is to be told, when it has ended,
    * whether it went well, and tells whether it was allowed not to. Null: it is not.
    */
-  mayFail(what: string): ((ok: boolean) => boolean) | null;
+  mayFail(): ((ok: boolean) => boolean) | null;
   /** The engine must let promise continuations run. */
   resolved(): void;
 }
@@ -48,7 +50,7 @@ export function runJob<T>(
   steps: JobSteps<T>,
 ): Job {
   const job = new Job(what, world.tick());
-  const hasFailed = steps.undone === undefined ? null : world.mayFail(what);
+  const hasFailed = steps.undone === undefined ? null : world.mayFail();
   if (world.tracing) world.note(`    ${what} ...`);
   begin()
     .then(
@@ -62,7 +64,8 @@ export function runJob<T>(
         job.ended = true;
         const text = messageOf(error);
         if (world.tracing) world.note(`    ${what}: ${text}`);
-        if (hasFailed?.(false) !== true) throw new SimFailure('command', `${what}: ${text}`);
+        const mayFail = hasFailed?.(false) === true || steps.excused?.() === true;
+        if (!mayFail) throw new SimFailure('command', `${what}: ${text}`);
         steps.undone?.();
       },
     )

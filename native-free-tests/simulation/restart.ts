@@ -6,8 +6,8 @@ import { outcome, until } from './clock.js';
 import { type SimDaemon, socketPath } from './daemon.js';
 import type { SimEngine } from './engine.js';
 import { SimFailure } from './failure.js';
+import type { Resolution } from './family.js';
 import { type ClientOwner, ClientRequest, CMD, SimClient } from './nbd-client.js';
-import type { Resolution } from './resolution.js';
 import type { World } from './world.js';
 
 /** Sectors that are read at once. */

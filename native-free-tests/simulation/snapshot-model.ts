@@ -72,11 +72,6 @@ export class SnapshotModel {
     }
   }
 
-  /** Its COW has room for every chunk. */
-  get isComplete(): boolean {
-    return this.#capacity * this.facts.chunkSectors >= this.device.sectors;
-  }
-
   /** It may have become invalid. */
   get mayBeInvalid(): boolean {
     return this.invalid || this.failed || this.maybe.size > this.#capacity;
@@ -93,8 +88,6 @@ export class SnapshotModel {
       return;
     }
     if (this.invalid) this.#fail(`is "${words}", and was Invalid before`);
-    // Only those that can tell it from Invalid do.
-    if (words === 'Overflow' && this.maybe.size > this.#capacity) return;
     if (this.failed || !quiet) return;
     if (this.sure.size > this.#capacity) this.#fail(`is "${words}" with ${this.sure.size} chunks`);
     const { transient, cowSectors, chunkSectors } = this.facts;
@@ -111,7 +104,7 @@ export class SnapshotModel {
   /** Reads the COW as somebody who knows nothing else would, under a status line that was true. */
   checkCow(words: string, contents: Uint8Array): void {
     const { transient, cowSectors, chunkSectors } = this.facts;
-    if (transient || this.invalid || this.failed || words === 'Overflow') return;
+    if (transient || this.invalid || this.failed) return;
     const { exceptions, valid } = readCow(Buffer.from(contents));
     if (!valid) this.#fail('is invalid on its disk');
     for (const chunk of this.sure) {

@@ -12,19 +12,19 @@ import { SimDaemon, socketPath, stateDirectory } from './daemon.js';
 import type { ClientDevice, ClientWorld } from './device.js';
 import { SimEngine } from './engine.js';
 import { SimFailure } from './failure.js';
-import { Family } from './family.js';
+import { Family, type Resolution } from './family.js';
 import { type FaultRule, Faults } from './faults.js';
 import { FileSystem } from './file-system.js';
 import { FlipModel } from './flip-model.js';
-import { addOldCows, fillFile } from './furniture.js';
 import { OracleClock } from './history.js';
 import type { JobWorld } from './jobs.js';
-import { anyLayout, flip, type Layout, type LayoutFile, volume } from './layout.js';
+import { anyLayout, type Layout, type LayoutFile, volume } from './layout.js';
 import { anyMachine } from './machine.js';
+import type { Medium } from './medium.js';
 import { type ClientOwner, SimClient } from './nbd-client.js';
 import { Random } from './random.js';
-import { type Resolution, resolveFamily } from './resolution.js';
 import { Restart } from './restart.js';
+import { sectorBytes, stamp } from './stamps.js';
 import { SwitchModel } from './switch-model.js';
 import type { TraceHash } from './trace.js';
 
@@ -96,11 +96,25 @@ export class World implements ClientWorld, JobWorld {
     this.flip = flipping && new FlipModel(this, flipping.tables, [fill('a'), fill('b')]);
   }
 
+  /** Gives sectors of a file contents of their own. */
+  #fill(path: string, sectors = 0): Cells {
+    const first = this.takeStamps(sectors);
+    const { offset } = this.layout.files.find((file) => file.path === path) as LayoutFile;
+    const words = new Int32Array((sectors * sectorBytes) / 4);
+    stamp(words, 0, sectors, first);
+    const medium = this.fileSystem.find(path)?.medium as Medium;
+    const bytes = new Uint8Array(words.buffer);
+    medium.answered(medium.apply(offset * sectorBytes, bytes.length, bytes, 0));
+    medium.allocate(offset * sectorBytes, bytes.length);
+    medium.harden();
+    return uniform(sectors, first);
+  }
+
   /** A world with everything in it, and clients connected. */
   static async create(seed: number, parts: WorldParts): Promise<World> {
     const world = new World(seed, parts);
     world.note(`  world: ${JSON.stringify(world.layout.devices)}`);
-    world.family.oldCows.push(...addOldCows(world.fileSystem, world.layout, world.random));
+    world.#addOldCows();
     const { engine, daemon } = world;
     await outcome(engine, 'the first start', daemon.start());
     for (const { name, table } of world.layout.devices) {
@@ -111,15 +125,24 @@ export class World implements ClientWorld, JobWorld {
     return world;
   }
 
+  /** Files that snapshots may have, full of what looks like exceptions. */
+  #addOldCows(): void {
+    for (let i = 0; i < 2; i++) {
+      const path = `/cows/old${i}.cow`;
+      const bytes = (this.layout.volumeSectors + 16 * 3) * 512 * 2;
+      const { medium } = this.fileSystem.add(path, bytes);
+      const records = new Uint32Array(bytes / 4);
+      for (let at = 0; at < records.length; at += 2) records[at] = this.random.below(200);
+      medium.answered(medium.apply(0, bytes, new Uint8Array(records.buffer), 0));
+      medium.harden();
+      this.family.oldCows.push(path);
+    }
+  }
+
   #newEngine(fileSystem: FileSystem, arena: SimArena): SimEngine {
     const { faults, random } = this;
     const { hash } = this.parts;
     return new SimEngine({ machine: this.#machine, arena, random, fileSystem, faults, hash });
-  }
-
-  #fill(path: string, sectors = 0): Cells {
-    const file = this.layout.files.find((one) => one.path === path) as LayoutFile;
-    return fillFile(this.fileSystem, file, sectors, this.takeStamps(sectors));
   }
 
   #watchedEngine(): SimEngine {
@@ -164,29 +187,27 @@ export class World implements ClientWorld, JobWorld {
     this.engine.continuations = true;
   }
 
-  mayFail(what: string): ((ok: boolean) => boolean) | null {
+  mayFail(): ((ok: boolean) => boolean) | null {
     const perThousand = this.fullPerThousand;
     this.fullPerThousand = 0;
     if (perThousand === 0) return null;
     const place = { path: stateDirectory, first: 0, end: 1 };
     const rule: FaultRule = { ...place, operation: 'space', perThousand, once: true };
     this.faults.rules.push(rule);
-    // The device that flips is changed beside the others.
-    const flips = what.startsWith(flip);
-    const before = this.#tables(flips);
+    const before = this.#tables();
     return (ok) => {
       const wasFull = !this.faults.rules.includes(rule);
       this.faults.rules = this.faults.rules.filter((other) => other !== rule);
-      const after = this.#tables(flips);
+      const after = this.#tables();
       if (ok || after === before) return wasFull;
       throw new SimFailure('undo', `found ${after} after a failure, wanted ${before}`);
     };
   }
 
-  /** Live tables of the device that flips, or of all others. */
-  #tables(flips: boolean): string {
-    const all = this.daemon.catalogue.all().filter(({ name }) => (name === flip) === flips);
-    return JSON.stringify(all.map(({ live, name }) => [name, live]));
+  /** All devices and their live tables. */
+  #tables(): string {
+    const all = this.daemon.catalogue.all().map(({ live, name }) => [name, live]);
+    return JSON.stringify(all);
   }
 
   #diskFailed(path: string): void {
@@ -298,10 +319,10 @@ export class World implements ClientWorld, JobWorld {
   }
 
   #resolve(restart: Restart, loss: Loss): Resolution {
-    const family = resolveFamily(this.family, restart.tables);
+    const family = this.family.resolve(restart.tables);
     const regions = this.switch?.resolve(restart.regions, loss) ?? null;
-    const flipping = this.flip?.resolve(restart.tables.get(flip) ?? null, loss) ?? null;
-    const all = [family, regions, flipping].filter((one) => one !== null);
+    const flip = this.flip?.resolve(restart.tables.get('flip') ?? null, loss) ?? null;
+    const all = [family, regions, flip].filter((one) => one !== null);
     return {
       checks: all.flatMap(({ checks }) => checks),
       commit: () => {
