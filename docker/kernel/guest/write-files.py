@@ -10,8 +10,8 @@ import sys
 import time
 
 folder, list_path, stop = sys.argv[1:]
-# A file system of 128 MiB has room for them.
-most = 1500
+# A file system of 64 MiB has room for them.
+most = 1000
 
 
 def write(name, data):
