@@ -68,6 +68,7 @@ export class UringListener implements EngineListener, Completion {
       source.kind === 'fd' ? inherit(engine.system, source.fd) : open(engine.system, source);
     this.#fd = fd;
     this.address = address;
+    if (address.kind === 'tcp') setUp(engine.system, fd);
     this.#unlink = source.kind === 'unix' ? unlinkLater(source.path) : null;
     this.#peerMemory = engine.arena.allocate(4096);
     this.#accept();
@@ -99,7 +100,6 @@ export class UringListener implements EngineListener, Completion {
       return;
     }
     const peer = this.#peerName();
-    if (this.address.kind === 'tcp') setUp(this.#engine.system, result);
     this.#accept();
     this.#handler.accepted(new UringSocket(this.#engine, result), peer);
   }
@@ -131,7 +131,10 @@ export class UringListener implements EngineListener, Completion {
   }
 }
 
-/** A TCP connection: nothing is held back, and a peer that is gone is noticed. */
+/**
+ * Of TCP connections nothing is held back, and a peer that is gone is noticed. They have it from the
+ * socket that listens, which saves calls for each.
+ */
 function setUp(system: System, fd: number): void {
   system.setSocketOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   system.setSocketOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);

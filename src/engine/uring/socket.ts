@@ -14,12 +14,18 @@ const SEND_FLAGS = 0x4000 | 0x100;
 const messageWords = 16;
 /** IOV_MAX: the kernel takes no more at once. */
 const piecesPerSend = 1024;
+/**
+ * A connection that has sent so much stays, and is worth making known to the ring: that costs two
+ * calls, which those that come and go by the thousand need not cost.
+ */
+const receivesBeforeStay = 8;
 
 export class UringSocket implements EngineSocket, Completion {
   readonly #engine: UringEngine;
   readonly #fd: number;
-  /** The same for the ring. */
-  readonly #file: number;
+  /** The same for the ring, once it knows of it. */
+  #file: number;
+  #receives = 0;
   /** Where this socket's msghdr is, an arena offset. */
   readonly #message: number;
   #sending: Completion | null = null;
@@ -31,12 +37,13 @@ export class UringSocket implements EngineSocket, Completion {
   constructor(engine: UringEngine, fd: number) {
     this.#engine = engine;
     this.#fd = fd;
-    this.#file = engine.ring.addFile(fd);
+    this.#file = fd;
     this.#message = engine.takeMessageHeader();
   }
 
   receive(memory: number, length: number, completion: Completion): void {
     const engine = this.#engine;
+    if (++this.#receives === receivesBeforeStay) this.#file = engine.ring.addFile(this.#fd);
     engine.ring.submit(OP_RECV, this.#file, 0, engine.base + memory, length, 0, completion);
   }
 
