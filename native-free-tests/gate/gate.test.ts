@@ -1,13 +1,12 @@
 /** The gate with real sockets and TLS: who is brought to the queue, as whom, and with what. */
 
 import { Buffer } from 'node:buffer';
-import { once } from 'node:events';
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import t from 'tap';
-import { connections } from '../../src/base/limits.js';
-import { type GateClient, option, Rig } from './rig.js';
+import { connections, connectionsSpare } from '../../src/base/limits.js';
+import { type Brought, type GateClient, option, Rig } from './rig.js';
 
 const TLS_REQD = 0x8000_0005;
 
@@ -168,19 +167,45 @@ t.test('serves as long as it takes when there is no time limit', async (t) => {
 });
 
 t.test('refuses more clients than there may be', async (t) => {
-  const rig = await Rig.open(t);
-  const clients = await Promise.all(Array.from({ length: connections }, () => rig.client()));
+  const rig = await Rig.open(t, { mode: 'on' });
+  const brought = async (): Promise<Brought> => {
+    const client = await rig.client();
+    client.socket.write(option(3));
+    return rig.queue.next();
+  };
+  // As many at once as need not make room for each other.
+  const early = connections - connectionsSpare;
+  await Promise.all(Array.from({ length: early }, brought));
+  for (let i = early; i < connections - 1; i++) await brought();
+  const last = await brought();
   const more = await rig.silentClient();
   t.equal((await more.inbox.rest()).length, 0, 'without a greeting');
   t.match(rig.log, [{ level: 'warn', text: /refused, 1024 are connected/ }]);
-  clients[7]?.socket.destroy();
-  await once(clients[7]?.socket as never, 'close');
+  last.socket.end();
   for (;;) {
     const next = await rig.silentClient();
     if ((await next.inbox.take(18)).length === 18) break;
+    next.socket.destroy();
   }
   t.pass('when one has gone, another may come');
-  for (const client of clients) client.socket.destroy();
+});
+
+t.test('has those who do not begin make room, the oldest first', async (t) => {
+  const rig = await Rig.open(t);
+  const crowd: GateClient[] = [];
+  for (let i = 0; i < 2 * connections; i++) crowd.push(await rig.client());
+  await crowd[connections]?.inbox.rest();
+  const late = await rig.client();
+  await late.starttls();
+  t.ok((await rig.queue.next()).preamble.peer.secure);
+  const ended = crowd.filter(({ inbox }) => inbox.ended);
+  t.strictSame(ended, crowd.slice(0, ended.length));
+  t.match(rig.log[0]?.text, /handshake failed: not ended yet, and 1024 connections are the most$/);
+  const warnings = rig.log.filter(({ level }) => level === 'warn');
+  t.strictSame(
+    warnings.filter(({ text }) => !text.endsWith('are the most')),
+    [],
+  );
 });
 
 const noProc = existsSync('/proc/self/fd') ? false : 'descriptors cannot be counted here';

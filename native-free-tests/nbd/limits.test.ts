@@ -6,6 +6,7 @@ import {
   blockBytesMax,
   connectionBytesMax,
   connections as connectionsMax,
+  connectionsSpare,
   payloadBytes,
   poolBytes,
   requestsPerConnection,
@@ -379,20 +380,46 @@ t.test('waits for memory when there is none', async (t) => {
 
 t.test('refuses a connection too many, and only that', async (t) => {
   const { rig } = await begin(MiB);
-  const sockets = Array.from({ length: connectionsMax }, () => rig.accept());
-  rig.work();
+  for (let i = 0; i < connectionsMax; i++) rig.connect('it');
   const refused = rig.accept();
   t.ok(refused.closed);
   t.match(rig.logged, [/refused, 1024 connections are open$/]);
-  t.equal(sockets.filter(({ closed }) => closed).length, 0);
-  sockets[5]?.end();
+  t.equal(rig.clients.filter(({ socket }) => socket.closed).length, 0);
+  rig.clients[5]?.leave();
   rig.work();
-  const next = rig.accept();
+  const next = rig.connect('it');
+  next.read(0, 512);
   rig.work();
-  t.notOk(next.closed);
-  t.equal(next.takeOutput().length, 18);
-  for (const socket of [...sockets, next]) if (!socket.closed) socket.end();
+  t.equal(next.unanswered, 0);
+  leaveAll(rig);
+});
+
+t.test('has handshakes that stall make room, the oldest first', async (t) => {
+  const { rig } = await begin(MiB);
+  const first = rig.connect('it');
+  const most = connectionsMax - connectionsSpare - 1;
+  const stalled = Array.from({ length: most }, () => rig.accept());
   rig.work();
-  rig.atRest();
-  t.equal(Buffer.concat(sockets.map((socket) => socket.takeOutput())).length, 18 * connectionsMax);
+  t.equal(stalled.filter(({ closed }) => closed).length, 0);
+  for (let i = 0; i < 10; i++) rig.connect('it');
+  rig.work();
+  t.strictSame(
+    stalled.filter(({ closed }) => closed),
+    stalled.slice(0, 10),
+  );
+  t.match(rig.logged[0], /no export chosen yet, and 1024 connections are the most$/);
+  // However many there come at once.
+  const crowd = Array.from({ length: 2 * connectionsMax }, () => {
+    const socket = rig.accept();
+    rig.work();
+    return socket;
+  });
+  const late = rig.connect('it');
+  first.read(0, 512);
+  late.read(0, 512);
+  rig.work();
+  t.equal(first.unanswered + late.unanswered, 0);
+  t.notOk(crowd.at(-1)?.closed);
+  for (const socket of [...stalled, ...crowd]) if (!socket.closed) socket.end();
+  leaveAll(rig);
 });

@@ -18,6 +18,8 @@ export const blockBytesMax = 1 * MiB;
 // Connections.
 
 export const connections = 1024;
+/** When fewer places than these are left, whoever has been longest in its handshake makes room. */
+export const connectionsSpare = 32;
 /** From accept to the end of the handshake. */
 export const handshakeMilliseconds = 10_000;
 /** Options in one handshake; qemu and libnbd send fewer than ten. */
@@ -345,3 +347,21 @@ export const connectionLogsPerSecond = 20;
 export const shutdownMilliseconds = 60_000;
 /** What the queue thread gets to tell what it waits for; without an answer it hangs itself. */
 export const hangingMilliseconds = 1_000;
+
+// Files between daemons.
+
+/** Daemons that may have one file open at once, if all of them only read. */
+export const fileReaders = 16;
+/** A lock that another is looking at, or holds: how often it is tried, and how long between. */
+export const lockTries = 5;
+export const lockTryMilliseconds = 4;
+
+// Control over TCP.
+
+/** Characters of the token: 32 of base64 hold 192 bits. */
+export const controlTokenBytesMin = 32;
+export const controlTokenBytesMax = 1024;
+/** How often HTTP looks for clients whose handshake takes too long. */
+export const controlHandshakeLookMilliseconds = 1_000;
+/** Log lines about clients that were refused, in a second; the rest are counted. */
+export const refusalLogsPerSecond = 5;

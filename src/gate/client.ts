@@ -15,6 +15,7 @@ import type { Duplex } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import { ECONNRESET, EINVAL } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
+import { connections } from '../base/limits.js';
 import type { Log } from '../base/log.js';
 import type { Peer } from '../nbd/peer.js';
 import type { Acceptors } from './acceptors.js';
@@ -81,6 +82,14 @@ export class Client {
   close(): void {
     if (this.#link === null) this.#socket.destroy();
     else this.#link.hurry();
+  }
+
+  /** Goes if the queue has not met it, since others want its place; false if it stays. */
+  giveWay(): boolean {
+    if (this.#link !== null || this.#socket.destroyed) return false;
+    this.#handshakeFailed(`not ended yet, and ${connections} connections are the most`);
+    this.#socket.destroy();
+    return true;
   }
 
   #received(chunk: Buffer): void {

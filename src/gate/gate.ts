@@ -7,7 +7,7 @@
 import type { Duplex } from 'node:stream';
 import { EINVAL } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
-import { connections as connectionsMax } from '../base/limits.js';
+import { connections as connectionsMax, connectionsSpare } from '../base/limits.js';
 import type { Log } from '../base/log.js';
 import type { ListenAddress, ListenSource } from '../engine/engine.js';
 import type { Peer } from '../nbd/peer.js';
@@ -103,7 +103,13 @@ export class Gate {
       socket.destroy();
       return;
     }
+    // As the queue does: whoever has been longest before it makes room.
+    if (this.#clients.size >= connectionsMax - connectionsSpare) this.#makeRoom();
     this.#serve(socket, peer, () => {});
+  }
+
+  #makeRoom(): void {
+    for (const client of this.#clients) if (client.giveWay()) return;
   }
 
   #serve(socket: Duplex, peer: Peer, gone: () => void): void {

@@ -10,15 +10,12 @@
  */
 
 import { errnoName } from '../base/errno.js';
-import {
-  disconnectMilliseconds,
-  handshakeOutputInAllBytes,
-  handshakeOutputShortBytes,
-} from '../base/limits.js';
+import { connections, disconnectMilliseconds } from '../base/limits.js';
 import type { Device, DeviceUser } from '../device/device.js';
 import type { Completion, EngineSocket, Timer, TurnEnd } from '../engine/engine.js';
 import type { ExportDirectory } from './export.js';
 import { Handshake, type HandshakeOutcome } from './handshake.js';
+import { HandshakeOutput } from './handshake-output.js';
 import type { Peer } from './peer.js';
 import type { Greeted } from './piped.js';
 import type { ReceiveWindow } from './receive-window.js';
@@ -65,11 +62,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   #receiveLength = 0;
   #proceeding = false;
 
-  /** Handshake replies to be sent, and how far into the first. */
-  #output: Uint8Array[] = [];
-  #outputSent = 0;
-  /** Bytes of them that have not been sent, as they are counted among those of all connections. */
-  #outputBytes = 0;
+  readonly #output: HandshakeOutput;
   /** Requests to be answered, first come first served. */
   #readyFirst: Request | null = null;
   #readyLast: Request | null = null;
@@ -111,9 +104,10 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     this.#socket = socket;
     this.peer = peer;
     this.#windows = new ReceiveWindows(resources);
+    this.#output = new HandshakeOutput(resources);
     const { protocol } = resources;
     this.#handshake = new Handshake(exports.directory(peer), protocol, peer.secure, resume);
-    this.#takeOutput(this.#handshake);
+    this.#output.take(this.#handshake.takeOutput());
     const limit = protocol.handshakeMilliseconds;
     if (limit === 0) return;
     const late: Completion = { done: () => this.#fail(`no export chosen within ${limit} ms`) };
@@ -123,7 +117,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
 
   start(): void {
     if (this.#handshake?.state === 'ended') this.#handshakeEnded(this.#handshake);
-    if (this.#output.length > 0) this.#wakeSender();
+    if (this.#output.waits) this.#wakeSender();
     this.#proceed();
   }
 
@@ -136,8 +130,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     if (window !== null && !this.#closing) {
       if (this.#handshake !== null) this.#haggle(this.#handshake, window);
       // Transmission begins when the last handshake reply has gone, or replies would overtake it.
-      if (this.#session !== null && this.#output.length === 0)
-        this.#transmit(this.#session, window);
+      if (this.#session !== null && !this.#output.waits) this.#transmit(this.#session, window);
     }
     this.#proceeding = false;
     if (this.#closing) this.#closeWhenDone();
@@ -147,29 +140,14 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   #haggle(handshake: Handshake, window: ReceiveWindow): void {
     const { bytes } = this.#resources.arena;
     window.at += handshake.push(bytes, window.memory + window.at, window.memory + window.end);
-    this.#takeOutput(handshake);
-    const { handshakeOutputBytes } = this.#resources;
-    const tooMuch = handshakeOutputBytes > handshakeOutputInAllBytes;
-    if (tooMuch && this.#outputBytes > handshakeOutputShortBytes) {
-      this.#log(`disconnecting: found ${this.#outputBytes} bytes of replies not taken`);
+    this.#output.take(handshake.takeOutput());
+    if (this.#output.tooMuch) {
+      this.#log(`disconnecting: found ${this.#output.bytes} bytes of replies not taken`);
       this.#break();
       return;
     }
-    if (this.#output.length > 0) this.#wakeSender();
+    if (this.#output.waits) this.#wakeSender();
     if (handshake.state !== 'haggling') this.#handshakeEnded(handshake);
-  }
-
-  /** Handshake replies are to be sent. */
-  #takeOutput(handshake: Handshake): void {
-    for (const reply of handshake.takeOutput()) {
-      this.#output.push(reply);
-      this.#countOutput(reply.length);
-    }
-  }
-
-  #countOutput(bytes: number): void {
-    this.#outputBytes += bytes;
-    this.#resources.handshakeOutputBytes += bytes;
   }
 
   #handshakeEnded(handshake: Handshake): void {
@@ -210,7 +188,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   }
 
   #receive(): void {
-    if (this.#receiving || this.#output.length > 0 || this.#session?.blocked) return;
+    if (this.#receiving || this.#output.waits || this.#session?.blocked) return;
     const window = this.#windows.withRoom(this.#session?.bytesWanted ?? 1);
     if (window === null) {
       if (this.#windows.starved) this.#retryLater();
@@ -294,7 +272,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   turnEnd(): void {
     this.#atTurnEnd = false;
     if (this.#batch !== null || this.#streaming !== null || this.#broken) return;
-    if (this.#output.length === 0 && this.#readyFirst === null) return;
+    if (!this.#output.waits && this.#readyFirst === null) return;
     const batch = this.#resources.batches.take();
     if (batch === null) {
       this.#atTurnEnd = true;
@@ -302,21 +280,9 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
       return;
     }
     this.#batch = batch;
-    if (this.#output.length > 0) this.#addOutput(batch);
+    if (this.#output.waits) this.#output.addTo(batch);
     else this.#addAnswers(batch, this.#session as Session);
     this.#socket.send(batch.vector, this.#sent);
-  }
-
-  #addOutput(batch: ReplyBatch): void {
-    while (this.#output.length > 0 && batch.hasRoom) {
-      const first = this.#output[0] as Uint8Array;
-      const bytes = batch.addBytes(first, this.#outputSent);
-      this.#outputSent += bytes;
-      this.#countOutput(-bytes);
-      if (this.#outputSent < first.length) return;
-      this.#outputSent = 0;
-      this.#output.shift();
-    }
   }
 
   #addAnswers(batch: ReplyBatch, session: Session): void {
@@ -353,7 +319,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     if (first !== null && first.streamSent > 0) {
       this.#streaming = first;
       (this.#session as Session).readOn(first);
-    } else if (this.#output.length > 0 || first !== null) {
+    } else if (this.#output.waits || first !== null) {
       this.#wakeSender();
     }
   }
@@ -371,8 +337,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   #break(): void {
     this.#broken = true;
     this.#session?.stop();
-    this.#output = [];
-    this.#countOutput(-this.#outputBytes);
+    this.#output.drop();
     const ready = this.#readyFirst;
     this.#readyFirst = null;
     this.#readyLast = null;
@@ -393,6 +358,16 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     this.#resources.warnings.report({ peer, device }, `${peer}: ${text}`);
   }
 
+  /** It has not chosen an export yet, and still may. */
+  get haggling(): boolean {
+    return this.#handshake !== null && !this.#closing;
+  }
+
+  /** In its handshake it holds a place that others want. */
+  giveWay(): void {
+    this.#fail(`no export chosen yet, and ${connections} connections are the most`);
+  }
+
   /** DeviceUser: what is in flight ends, then the client must go. */
   deviceRemoved(): void {
     this.#fail('the device was removed');
@@ -405,7 +380,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     if (this.#session !== null) {
       this.#session.stop();
       const window = this.#windows.current;
-      if (window !== null && this.#output.length === 0) this.#transmit(this.#session, window);
+      if (window !== null && !this.#output.waits) this.#transmit(this.#session, window);
     }
     this.#close();
   }
@@ -424,7 +399,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
 
   #closeWhenDone(): void {
     if (this.#closed || !this.#closing || this.#proceeding) return;
-    if (this.#batch !== null || this.#output.length > 0 || this.#readyFirst !== null) return;
+    if (this.#batch !== null || this.#output.waits || this.#readyFirst !== null) return;
     if (this.#session !== null && this.#session.inFlight > 0) return;
     if (this.#receiving) {
       // Ends the receive, which comes back here.

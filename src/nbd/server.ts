@@ -1,7 +1,7 @@
 /** Listeners and connections of a queue, and the exports they serve: every device, by its name. */
 
 import { Deferred } from '../base/deferred.js';
-import { connections as connectionsMax } from '../base/limits.js';
+import { connections as connectionsMax, connectionsSpare } from '../base/limits.js';
 import type { Log } from '../base/log.js';
 import type { Device } from '../device/device.js';
 import { ErrorLog } from '../device/error-log.js';
@@ -114,6 +114,16 @@ export class Server implements ConnectionHandler, ConnectionOwner, Exports, Expo
     this.#connections.add(connection);
     this.#resources.setConnections(this.#connections.size);
     connection.start();
+    if (this.#connections.size > connectionsMax - connectionsSpare) this.#makeRoomFor(connection);
+  }
+
+  /** Handshakes that stall, however many, do not keep others out until they are too late. */
+  #makeRoomFor(newcomer: Connection): void {
+    for (const connection of this.#connections) {
+      if (!connection.haggling) continue;
+      if (connection !== newcomer) connection.giveWay();
+      return;
+    }
   }
 
   /** ExportSource. */
