@@ -82,16 +82,31 @@ export class WriteLogFile {
   }
 }
 
+function logIn(file: number): WriteLogFile {
+  return new WriteLogFile((at, length) => {
+    const buffer = Buffer.alloc(length);
+    return buffer.subarray(0, readSync(file, buffer, 0, length, at));
+  });
+}
+
 /** Opens a log, hands it to `body`, and closes it. */
 export function withLog<T>(path: string, body: (log: WriteLogFile) => T): T {
   const file = openSync(path, 'r');
   try {
-    return body(
-      new WriteLogFile((at, length) => {
-        const buffer = Buffer.alloc(length);
-        return buffer.subarray(0, readSync(file, buffer, 0, length, at));
-      }),
-    );
+    return body(logIn(file));
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** The same, and closes it when what `body` promises has come. */
+export async function whileLog<T>(
+  path: string,
+  body: (log: WriteLogFile) => Promise<T>,
+): Promise<T> {
+  const file = openSync(path, 'r');
+  try {
+    return await body(logIn(file));
   } finally {
     closeSync(file);
   }

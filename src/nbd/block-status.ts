@@ -98,7 +98,7 @@ export class BlockStatus {
     request.reason = `block status of ${length} bytes at ${offset}: ${name}: ${why}`;
     const { name: device } = this.#device;
     this.#resources.errors.report(
-      { device, command: 'block status', offset, length },
+      { device, command: 'block status', offset, length, code: errnoName(errno || EIO) },
       `${device}: ${request.reason}`,
     );
   }

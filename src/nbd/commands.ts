@@ -178,12 +178,14 @@ export class Commands implements RequestOwner {
 
   #ioFailed(request: Request, io: Io): void {
     request.error = io.error;
-    const what = `${commandName(request.type)} of ${request.length} bytes at ${request.offset}`;
-    request.reason = `${what}: ${errnoName(io.error)}`;
     const { length, offset } = request;
+    const command = commandName(request.type);
+    const code = errnoName(io.error);
+    request.reason = `${command} of ${length} bytes at ${offset}: ${code}`;
+    const { name: device } = this.#device;
     this.#resources.errors.report(
-      { device: this.#device.name, command: commandName(request.type), offset, length },
-      `${this.#device.name}: ${request.reason}`,
+      { device, command, offset, length, code },
+      `${device}: ${request.reason}`,
     );
   }
 

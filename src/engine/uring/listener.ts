@@ -132,8 +132,8 @@ export class UringListener implements EngineListener, Completion {
 }
 
 /**
- * Of TCP connections nothing is held back, and a peer that is gone is noticed. They have it from the
- * socket that listens, which saves calls for each.
+ * Of TCP connections nothing is held back, and a peer that is gone is noticed. They have it from
+ * the socket that listens, which saves calls for each.
  */
 function setUp(system: System, fd: number): void {
   system.setSocketOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
