@@ -10,8 +10,14 @@ import {
   embeddedControlPath,
   serviceControlPath,
 } from './control/control-path.js';
+import { readToken } from './control/token.js';
 import { ControlClient } from './ctl/client.js';
-import { type Command, type ParsedCommand, parseCommand } from './ctl/command.js';
+import {
+  type Command,
+  type OptionValues,
+  type ParsedCommand,
+  parseCommand,
+} from './ctl/command.js';
 import { commands } from './ctl/commands.js';
 import { commandHelp, helpText } from './ctl/help.js';
 
@@ -50,7 +56,7 @@ async function run(command: Command, { words, options }: ParsedCommand): Promise
   const path = options.text('control');
   const usual = [defaultControlPath(), embeddedControlPath, serviceControlPath];
   const paths = path === undefined ? usual : [path];
-  const client = command.offline?.(words) === true ? null : await ControlClient.connect(paths);
+  const client = command.offline?.(words) === true ? null : await connect(paths, options);
   const json = options.flag('json');
   try {
     await command.run({
@@ -72,6 +78,11 @@ async function run(command: Command, { words, options }: ParsedCommand): Promise
   } finally {
     await client?.close();
   }
+}
+
+async function connect(paths: readonly string[], options: OptionValues): Promise<ControlClient> {
+  const file = options.text('token-file');
+  return ControlClient.connect(paths, file === undefined ? null : await readToken(file));
 }
 
 // A reader that has seen enough (head, say) is no failure.

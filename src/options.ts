@@ -1,5 +1,6 @@
 /** The daemon's command line, read: src/daemon/option-table.ts has the words. */
 
+import { isIP } from 'node:net';
 import { parseArgs } from 'node:util';
 import { parseAddressBlock } from './base/address-block.js';
 import { EINVAL } from './base/errno.js';
@@ -7,8 +8,10 @@ import { MapperError, messageOf } from './base/errors.js';
 import { shutdownMilliseconds, timerMilliseconds } from './base/limits.js';
 import { type LogLevel, logLevels } from './base/log-level.js';
 import { parseDuration } from './base/sizes.js';
+import { parseTcpPlace, type TcpPlace } from './control/control-address.js';
 import { descriptionProblem } from './control/export-text.js';
 import { nameProblem } from './control/names.js';
+import { parseOrigin } from './control/tcp-access.js';
 import type { InheritedSocket } from './daemon/activation.js';
 import { type Listening, parseListening } from './daemon/listen-options.js';
 import { defaultHost, defaultPort, optionRows } from './daemon/option-table.js';
@@ -47,10 +50,22 @@ export interface DaemonOptions {
   readonly devices: readonly { readonly name: string; readonly table: string }[];
   /** null: the default place; 'none': without a control socket. */
   readonly control: string | null;
+  readonly controlTcp: ControlTcp | null;
+  /** What control clients may have opened; empty: everything. */
+  readonly allowPaths: readonly string[];
+  /** Files are locked against other daemons. */
+  readonly lock: boolean;
   readonly logLevel: LogLevel;
   /** For finishing what is in flight at the end; 0: for ever. */
   readonly shutdownMilliseconds: number;
   readonly image: string | null;
+}
+
+/** Control over TCP. */
+export interface ControlTcp {
+  readonly places: readonly TcpPlace[];
+  readonly tokenFile: string;
+  readonly origins: readonly string[];
 }
 
 export type CommandLine = DaemonOptions | 'help' | 'version' | 'dump-config';
@@ -134,7 +149,12 @@ function daemonOptions(
     engine: oneOf('--engine', given.text('engine') ?? 'auto', ['auto', 'uring', 'node']),
     state: embedded ? 'state' : state,
     devices,
-    control: given.text('control') ?? (mode === 'captive' ? 'none' : null),
+    control: controlOf(given, mode === 'captive'),
+    controlTcp: controlTcpOf(given),
+    allowPaths: given.all('allow-path').map((path) => {
+      return path === '' ? refuseEmpty('allow-path') : path;
+    }),
+    lock: !given.flag('no-lock'),
     logLevel: oneOf('--log-level', given.text('log-level') ?? verbose ?? quiet, logLevels),
     shutdownMilliseconds: timeOf(given, 'shutdown-timeout', shutdownMilliseconds),
     image,
@@ -225,6 +245,43 @@ function allowOf(given: Given): string[] {
     }
   }
   return blocks;
+}
+
+/** The unix socket: the last one counts. Whoever asks for TCP alone gets no other. */
+function controlOf(given: Given, captive: boolean): string | null {
+  const words = given.all('control').map((word) => word || refuseEmpty('control'));
+  const path = words.filter((word) => !isTcp(word)).at(-1);
+  return path ?? (captive || words.length > 0 ? 'none' : null);
+}
+
+function isTcp(word: string): boolean {
+  try {
+    return parseTcpPlace(word) !== null;
+  } catch (failure) {
+    throw error(`--control: ${messageOf(failure)}`);
+  }
+}
+
+function controlTcpOf(given: Given): ControlTcp | null {
+  const places = given.all('control').flatMap((word) => parseTcpPlace(word) ?? []);
+  const tokenFile = given.text('control-token-file');
+  const origins = given.all('control-origin').map(parseOrigin);
+  for (const { host } of places) {
+    if (isIP(host) !== 0) continue;
+    throw error(`--control: found host "${host}", wanted a numeric address`);
+  }
+  if (places.length > 0) {
+    if (tokenFile !== null) return { places, tokenFile, origins };
+    throw error('--control: found tcp:// without --control-token-file, wanted it too');
+  }
+  for (const name of ['control-token-file', 'control-origin']) {
+    if (given.flag(name)) throw error(`--${name}: found no --control tcp://..., wanted it too`);
+  }
+  return null;
+}
+
+function refuseEmpty(name: string): never {
+  throw error(`--${name}: found an empty string`);
 }
 
 /** The names that an option goes by. */

@@ -74,6 +74,9 @@ t.test("the daemon's command line", async (t) => {
       state: 'state',
       devices: [],
       control: null,
+      controlTcp: null,
+      allowPaths: [],
+      lock: true,
       logLevel: 'info',
       shutdownMilliseconds: 60_000,
       image: null,
@@ -229,6 +232,24 @@ t.test("the daemon's command line", async (t) => {
     });
   });
 
+  t.test('control is a socket, TCP or both', async (t) => {
+    const token = ['--control-token-file', 'token'];
+    const place = (host: string, port: number) => ({ host, port });
+    t.match(parse('--control', 'tcp://[::1]:5', ...token, 'i'), {
+      control: 'none',
+      controlTcp: { places: [place('::1', 5)], tokenFile: 'token', origins: [] },
+    });
+    const origins = ['https://a.example', 'http://b:8080'];
+    const listed = origins.map((origin) => `--control-origin=${origin}`);
+    const two = ['--control=tcp://127.0.0.1:0', '--control=c', '--control=tcp://127.0.0.1:7'];
+    t.match(parse(...two, ...token, ...listed, 'i'), {
+      control: 'c',
+      controlTcp: { places: [place('127.0.0.1', 0), place('127.0.0.1', 7)], origins },
+    });
+    const allowed = ['--allow-path', '/a', '--allow-path=b', '--no-lock'];
+    t.match(parse(...allowed, 'i'), { control: null, allowPaths: ['/a', 'b'], lock: false });
+  });
+
   t.test('rejects what it cannot take, with the option and what was found', async (t) => {
     const rejects = (message: RegExp, ...args: string[]) => {
       t.throws(() => parse(...args), { code: 'EINVAL', message }, args.join(' '));
@@ -275,6 +296,13 @@ t.test("the daemon's command line", async (t) => {
     rejects(/^--device: device name "a\/b" has a "\/"/, '--device=a/b: 0 8 zero');
     rejects(/^--export-name: device name is empty/, '-e', '', 'x');
     rejects(/^--control: found an empty string/, '--control=');
+    rejects(/^--control: found "tcp:\/\/x", wanted tcp:/, '--control=tcp://x');
+    rejects(/^--control: found host "localhost", wanted a num/, '--control=tcp://localhost:5');
+    rejects(/^--control: found tcp:\/\/ without --control-tok/, '--control=tcp://127.0.0.1:5');
+    rejects(/^--control-token-file: found no --control tcp:/, '--control-token-file=t');
+    rejects(/^--control-origin: found no --control tcp:/, '--control-origin=https://a');
+    rejects(/^--control-origin: found "a", wanted one as browsers/, '--control-origin=a');
+    rejects(/^--allow-path: found an empty string/, '--allow-path=');
   });
 
   t.test('has a help that fits, with every option', async (t) => {

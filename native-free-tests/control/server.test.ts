@@ -16,8 +16,11 @@ import { WebSocket } from 'ws';
 import {
   controlConnections,
   controlEventBytes,
+  controlInputBytes,
   controlMessageBytes,
   controlRequestsInFlight,
+  uploadBytes,
+  uploadBytesInAll,
 } from '../../src/base/limits.js';
 import { listenOn, removeStaleSocket } from '../../src/base/unix-socket.js';
 import { Catalogue } from '../../src/control/catalogue.js';
@@ -243,7 +246,7 @@ t.test('limits', async (t) => {
       const { open, log } = await setUp(t);
       const sockets = await Promise.all(Array.from({ length: controlConnections }, open));
       await t.rejects(open(), { message: 'Unexpected server response: 503' });
-      t.same(log.texts, ['control client refused: too many']);
+      t.same(log.texts, ['control client refused: too many clients']);
       sockets[0]?.close();
       await nextClose(sockets[0] as WebSocket);
       for (let tries = 0; tries < 100; tries++) {
@@ -330,6 +333,63 @@ t.test('limits', async (t) => {
     socket.resume();
     await until(() => replies === 200);
     t.equal(queue.calls.length, 200);
+  });
+
+  t.test('carries out requests of so many bytes at a time, and all of them', async (t) => {
+    const { queue, open } = await setUp(t);
+    let release = (): void => {};
+    const held = new Promise<void>((resolve) => (release = resolve));
+    queue.before = () => held;
+    const socket = await open();
+    let answers = 0;
+    socket.on('message', () => answers++);
+    const table = `0 8 zero\n#${'x'.repeat(1_000_000)}`;
+    const count = 20;
+    let length = 0;
+    for (let id = 1; id <= count; id++) {
+      const params = { name: `device${id}`, table };
+      const request = JSON.stringify({ jsonrpc: '2.0', id: 100 + id, method: 'create', params });
+      length = request.length + 1;
+      socket.send(request);
+    }
+    const most = Math.floor(controlInputBytes / length);
+    await until(() => queue.calls.length === most);
+    // Whatever else has arrived by now waits.
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    t.equal(queue.calls.length, most);
+    release();
+    await until(() => answers === count);
+    t.equal(queue.devices.size, count);
+  });
+
+  t.test('has room for so many bytes of uploads, of all clients together', async (t) => {
+    const { open } = await setUp(t);
+    const answersOf = async (): Promise<() => Promise<string>> => {
+      const socket = await open();
+      const params = { name: 'a', bytes: uploadBytes };
+      socket.send(JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'upload', params }));
+      // What is asked behind it is answered; then the upload has been heard.
+      socket.send('{"jsonrpc":"2.0","id":2,"method":"ls"}');
+      t.teardown(() => socket.terminate());
+      const first = await nextMessage(socket);
+      return async () => {
+        if (first.includes('"id":1')) return first;
+        const closed = nextClose(socket);
+        socket.close();
+        await closed;
+        return '';
+      };
+    };
+    const held = [];
+    for (let n = 0; n < uploadBytesInAll / uploadBytes; n++) held.push(await answersOf());
+    const beyond = await answersOf();
+    t.match(await beyond(), /"code":"EBUSY"/);
+    for (const end of held) t.equal(await end(), '', 'had room, and waits for its bytes');
+    for (;;) {
+      // The server hears of the end a little later.
+      const again = await answersOf();
+      if ((await again()) === '') break;
+    }
   });
 
   t.test('drops a subscriber that does not take its events, not the others', async (t) => {

@@ -5,7 +5,7 @@
  *   dm:NAME   /dev/mapper/NAME         another device of this daemon
  */
 
-import { EBUSY, EINVAL, ENODEV } from '../base/errno.js';
+import { EAGAIN, EBUSY, EINVAL, ENODEV } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
 import { stackDepth } from '../base/limits.js';
 import type { Log } from '../base/log.js';
@@ -17,6 +17,7 @@ import type { Engine, EngineFile } from '../engine/engine.js';
 import type { Features } from './backing.js';
 import { type BackingUser, DeviceBacking, deviceNamed } from './device.js';
 import { FileBacking } from './file.js';
+import { type FileGuard, openToAll } from './guard.js';
 import { HoleCache } from './hole-cache.js';
 
 export interface FileWord {
@@ -98,6 +99,7 @@ export class Backings {
   readonly #ios: IoPool;
   readonly #log: Log;
   readonly #findDevice: (name: string) => Device | undefined;
+  readonly #guard: FileGuard;
   /** Files open now, by identity and way of opening. */
   readonly #files = new Map<string, SharedFile>();
   /** One for each file beneath, whichever way it is open. */
@@ -108,11 +110,13 @@ export class Backings {
     ios: IoPool,
     log: Log,
     findDevice: (name: string) => Device | undefined,
+    guard: FileGuard = openToAll,
   ) {
     this.#engine = engine;
     this.#ios = ios;
     this.#log = log;
     this.#findDevice = findDevice;
+    this.#guard = guard;
   }
 
   /**
@@ -138,22 +142,19 @@ export class Backings {
 
   #openFile(word: string, writable: boolean): OpenBacking {
     const { path, direct } = parseFileWord(word);
+    const admitted = this.#guard.admit(path);
     const file = this.#engine.open(path, { writable, direct });
+    const release = this.#guarded(file, admitted);
     const key = `${file.identity} ${writable} ${direct}`;
     let shared = this.#files.get(key);
     if (shared === undefined) {
-      const buffered = direct ? this.#openBuffered(path, file) : file;
-      const holes = this.#holes.get(file.identity) ?? { cache: new HoleCache(), users: 0 };
-      this.#holes.set(file.identity, holes);
-      holes.users++;
-      const errors = new ErrorLog(this.#engine, this.#log);
-      const close = (): void => {
+      try {
+        shared = this.#share(file, path);
+      } catch (error) {
         file.close();
-        if (buffered !== file) buffered.close();
-        if (--holes.users === 0) this.#holes.delete(file.identity);
-      };
-      const backing = new FileBacking(this.#engine, file, buffered, holes.cache, errors);
-      shared = { backing, identity: holes.cache, close, users: 0 };
+        release();
+        throw error;
+      }
       this.#files.set(key, shared);
     } else {
       file.close();
@@ -161,20 +162,44 @@ export class Backings {
     const held = shared;
     held.users++;
     return new FileHandle(word, held, () => {
-      if (--held.users > 0) return;
-      this.#files.delete(key);
-      held.close();
+      if (--held.users === 0) {
+        this.#files.delete(key);
+        held.close();
+      }
+      release();
     });
   }
 
-  /** The second descriptor of a file that is open directly, which is closed if that fails. */
-  #openBuffered(path: string, file: EngineFile): EngineFile {
+  #guarded(file: EngineFile, admitted: string | null): () => void {
     try {
-      return this.#engine.open(path, { writable: file.writable, direct: false });
+      return this.#guard.opened(file, admitted);
     } catch (error) {
       file.close();
       throw error;
     }
+  }
+
+  #share(file: EngineFile, path: string): SharedFile {
+    const buffered = file.direct ? this.#openBuffered(path, file) : file;
+    const holes = this.#holes.get(file.identity) ?? { cache: new HoleCache(), users: 0 };
+    this.#holes.set(file.identity, holes);
+    holes.users++;
+    const errors = new ErrorLog(this.#engine, this.#log);
+    const close = (): void => {
+      file.close();
+      if (buffered !== file) buffered.close();
+      if (--holes.users === 0) this.#holes.delete(file.identity);
+    };
+    const backing = new FileBacking(this.#engine, file, buffered, holes.cache, errors);
+    return { backing, identity: holes.cache, close, users: 0 };
+  }
+
+  /** The second descriptor of a file that is open directly. */
+  #openBuffered(path: string, file: EngineFile): EngineFile {
+    const buffered = this.#engine.open(path, { writable: file.writable, direct: false });
+    if (buffered.identity === file.identity) return buffered;
+    buffered.close();
+    throw new MapperError(EAGAIN, `${path} became another file while it was opened`);
   }
 }
 

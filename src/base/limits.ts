@@ -358,6 +358,14 @@ export const lockTryMilliseconds = 4;
 
 // Control over TCP.
 
+/**
+ * Characters of a client's requests under way; beyond it its socket is not read. The longest has
+ * room beside an upload, whose bytes may stand behind it.
+ */
+export const controlInputBytes = 2 * controlMessageBytes;
+/** What all uploads hold that are not answered; another is refused for the time being. */
+export const uploadBytesInAll = 4 * uploadBytes;
+
 /** Characters of the token: 32 of base64 hold 192 bits. */
 export const controlTokenBytesMin = 32;
 export const controlTokenBytesMax = 1024;

@@ -1,6 +1,7 @@
 /** The methods of the control protocol: a row for each, its schema and what it does. */
 
 import { resolve } from 'node:path';
+import type { AllowedPaths } from '../base/allowed-paths.js';
 import { E2BIG, ENXIO } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
 import { controlReplyBytes, residentBytes } from '../base/limits.js';
@@ -34,6 +35,8 @@ export interface ControlParts {
   readonly snapshots: Snapshots;
   readonly regions: Regions;
   readonly version: Version;
+  /** Where clients may have files opened; left out: anywhere. */
+  readonly allowed?: AllowedPaths | null;
   /** Where NBD clients connect; left out: nowhere. */
   readonly listeners?: () => readonly ListenAddress[];
 }
@@ -56,7 +59,7 @@ type Handler<M extends MethodName> = (
 const usualTopics: readonly Topic[] = ['device', 'target', 'connection'];
 
 export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subscriber>> {
-  const { queue, catalogue, snapshots, regions, version, listeners } = parts;
+  const { queue, catalogue, snapshots, regions, version, listeners, allowed = null } = parts;
   const exports = new Exports(catalogue);
 
   /** Errors of a device's command say which: `resume vol0: ...`. */
@@ -127,7 +130,8 @@ export function controlMethods(parts: ControlParts): Map<string, RpcMethod<Subsc
         : about('export', name, exports.change({ ...change, name })),
     snapshots: ({ origin }) =>
       origin === undefined ? snapshots.list() : about('snapshots', origin, snapshots.list(origin)),
-    copy: (params) => about('copy', params.source, startCopy(queue, withoutUndefined(params))),
+    copy: (params) =>
+      about('copy', params.source, startCopy(queue, withoutUndefined(params), allowed)),
     jobs: () => queue.call('jobs', {}),
     job: ({ id, waitMilliseconds = 0 }) => queue.call('job', { id, waitMilliseconds }),
     cancel: ({ id }) => queue.call('cancel', { id }),

@@ -6,24 +6,32 @@
 import { open, unlink } from 'node:fs/promises';
 import { deviceNamed } from '../backing/device.js';
 import { parseFileWord } from '../backing/open.js';
+import type { AllowedPaths } from '../base/allowed-paths.js';
 import { EINVAL, errnoOf } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import type { CopyRequest } from '../queue/commands.js';
 import type { QueueCalls } from '../queue/queue.js';
 
-/** Answers the copy's number. Throws MapperError, and then the files it made are gone again. */
-export async function startCopy(queue: QueueCalls, request: CopyRequest): Promise<{ id: number }> {
+/**
+ * Answers the copy's number. Throws MapperError, and then the files it made are gone again.
+ * `allowed`: where files may be made; null: anywhere.
+ */
+export async function startCopy(
+  queue: QueueCalls,
+  request: CopyRequest,
+  allowed: AllowedPaths | null = null,
+): Promise<{ id: number }> {
   const made: string[] = [];
   try {
     const size = await sizeNeeded(queue, request);
     for (const word of request.destinations) {
       const path = deviceNamed(word) === null ? parseFileWord(word).path : null;
-      if (path !== null && (await makeFile(path, size))) made.push(path);
+      if (path !== null && (await makeFile(path, size, allowed))) made.push(path);
     }
     const intoZeroes = made.length === request.destinations.length;
     return await queue.call('copy', { ...request, intoZeroes });
   } catch (error) {
-    for (const path of made) await unlink(path).catch(() => {});
+    for (const path of made) await removeFile(path, allowed).catch(() => {});
     throw error;
   }
 }
@@ -41,13 +49,18 @@ async function sizeNeeded(queue: QueueCalls, request: CopyRequest): Promise<numb
 }
 
 /** False: there is one already. */
-async function makeFile(path: string, size: number): Promise<boolean> {
+async function makeFile(
+  path: string,
+  size: number,
+  allowed: AllowedPaths | null,
+): Promise<boolean> {
+  const place = allowed?.holdPlace(path) ?? { path, release() {} };
   try {
-    const file = await open(path, 'wx', 0o600);
+    const file = await open(place.path, 'wx', 0o600);
     try {
       await file.truncate(size);
     } catch (error) {
-      await unlink(path).catch(() => {});
+      await unlink(place.path).catch(() => {});
       throw error;
     } finally {
       await file.close();
@@ -56,6 +69,22 @@ async function makeFile(path: string, size: number): Promise<boolean> {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'EEXIST') return false;
-    throw new MapperError(errnoOf(code), `make "${path}": ${messageOf(error)}`);
+    throw new MapperError(errnoOf(code), `make "${path}": ${systemText(error, place.path, path)}`);
+  } finally {
+    place.release();
   }
+}
+
+async function removeFile(path: string, allowed: AllowedPaths | null): Promise<void> {
+  const place = allowed?.holdPlace(path) ?? { path, release() {} };
+  try {
+    await unlink(place.path);
+  } finally {
+    place.release();
+  }
+}
+
+/** A place that is held has a path that nobody has asked for. */
+function systemText(error: unknown, found: string, wanted: string): string {
+  return messageOf(error).replaceAll(found, wanted);
 }

@@ -4,8 +4,9 @@
  * thread, so that each byte is copied once.
  */
 
-import { ECONNRESET } from '../base/errno.js';
+import { EBUSY, ECONNRESET } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
+import { uploadBytesInAll } from '../base/limits.js';
 import { regionHeaderBytes } from '../target/switch/upload-format.js';
 
 /** All of it. */
@@ -13,6 +14,24 @@ export interface Received {
   /** As much as there is of it, if there are too few bytes. */
   readonly header: Uint8Array;
   readonly slots: SharedArrayBuffer;
+}
+
+/** What all uploads under way hold, until each is answered. */
+export class UploadRoom {
+  #bytes = 0;
+
+  /** Throws MapperError EBUSY if there is not so much. */
+  take(bytes: number): void {
+    if (this.#bytes + bytes > uploadBytesInAll) {
+      const held = `uploads under way hold ${this.#bytes} of ${uploadBytesInAll} bytes`;
+      throw new MapperError(EBUSY, `${held}, wanted ${bytes}: try again`);
+    }
+    this.#bytes += bytes;
+  }
+
+  give(bytes: number): void {
+    this.#bytes -= bytes;
+  }
 }
 
 export class Incoming {

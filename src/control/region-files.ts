@@ -15,7 +15,7 @@
 
 import { EBUSY, EINVAL } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
-import { regionFileBytes } from '../base/limits.js';
+import { regionFileBytes, regionPaths, regions as regionsMax } from '../base/limits.js';
 import { parseTable } from '../device/table-text.js';
 import type { RegionsAt } from '../queue/commands.js';
 import type { QueueCalls } from '../queue/queue.js';
@@ -252,6 +252,14 @@ function fitted({ sector, table }: RegionsAt, lines: readonly SwitchLine[]): Reg
     throw new MapperError(EINVAL, `region size: ${found}`);
   }
   if (table.regions === regions && table.paths === paths) return { sector, table };
+  checkBound('regions', regions, regionsMax);
+  checkBound('paths', paths, regionPaths);
   const resized = RegionTable.fromUpload(table).resized(regions, paths).download(0, regions);
   return { sector, table: { ...resized, regionSectors } };
+}
+
+/** The words of a line are whatever the file has: its target has not been made yet. */
+function checkBound(what: string, found: number, most: number): void {
+  if (Number.isInteger(found) && found >= 1 && found <= most) return;
+  throw new MapperError(EINVAL, `the table has ${found} ${what}, wanted 1 to ${most}`);
 }

@@ -92,7 +92,8 @@ export class Rpc<Context> {
     }
     const { id, method, params } = parsed.output;
     if (inBatch && this.#methods.get(method)?.alone === true) {
-      return failure(id ?? null, { code: INVALID_REQUEST, message: `${method}: not in a batch` });
+      if (id === undefined) return null;
+      return failure(id, { code: INVALID_REQUEST, message: `${method}: not in a batch` });
     }
     const outcome = await this.#carryOut(method, params ?? {}, context);
     if (id === undefined) return null;

@@ -1,24 +1,34 @@
 /**
  * The control socket: WebSocket over HTTP over a unix socket of mode 0600, so that whoever can
- * connect is whoever may administer. README.md here has the protocol.
+ * connect is whoever may administer; or over TCP, where a token says so. README.md here has the
+ * protocol.
  */
 
 import { createServer, type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WebSocketServer } from 'ws';
+import { errnoOf } from '../base/errno.js';
+import { MapperError, messageOf } from '../base/errors.js';
 import {
   controlConnections,
   controlFragments,
+  controlHandshakeLookMilliseconds,
   controlMessageBytes,
   handshakeMilliseconds,
+  keepAliveSeconds,
+  refusalLogsPerSecond,
 } from '../base/limits.js';
 import type { Log } from '../base/log.js';
 import { listenOn, type OwnedPath } from '../base/unix-socket.js';
 import type { QueueEvent } from '../queue/commands.js';
 import type { Subscriber } from './commands.js';
+import { type TcpPlace, tcpPlaceText } from './control-address.js';
+import { UploadRoom } from './incoming.js';
 import type { EventParams } from './messages.js';
 import type { Rpc } from './rpc.js';
 import { ControlSession } from './session.js';
+import type { TcpAccess } from './tcp-access.js';
 
 export class ControlServer {
   readonly #http: Server;
@@ -32,12 +42,26 @@ export class ControlServer {
   readonly #sessions = new Set<ControlSession>();
   readonly #rpc: Rpc<Subscriber>;
   readonly #log: Log;
+  /** Over TCP; null: whoever can connect may. */
+  readonly #access: TcpAccess | null;
+  readonly #uploads: UploadRoom;
   #path: OwnedPath | null = null;
+  /** Refusals of this second: a line for each would fill the disk for whoever likes. */
+  #refusals = 0;
+  #refusalsBegan = Number.NEGATIVE_INFINITY;
 
-  constructor(rpc: Rpc<Subscriber>, log: Log) {
+  constructor(
+    rpc: Rpc<Subscriber>,
+    log: Log,
+    access: TcpAccess | null = null,
+    uploads = new UploadRoom(),
+  ) {
     this.#rpc = rpc;
+    this.#uploads = uploads;
     this.#log = log;
-    this.#http = createServer((_request, response) => {
+    this.#access = access;
+    const connectionsCheckingInterval = controlHandshakeLookMilliseconds;
+    this.#http = createServer({ connectionsCheckingInterval }, (_request, response) => {
       // Plain HTTP has nothing to ask for here.
       response.writeHead(426, { connection: 'close', upgrade: 'websocket' });
       response.end('this is a WebSocket\n');
@@ -52,10 +76,33 @@ export class ControlServer {
   /** Throws MapperError: EBUSY when another process listens there. */
   async listen(path: string): Promise<string> {
     this.#path = await listenOn(this.#http, path);
+    this.#logFailures();
+    return this.#path.path;
+  }
+
+  /** The same on TCP; resolves to where it is. Throws MapperError. */
+  async listenTcp(place: TcpPlace): Promise<TcpPlace> {
+    const http = this.#http;
+    // A peer that has gone without a word must not keep its place for ever.
+    const keepAlive = keepAliveSeconds * 1000;
+    http.on('connection', (socket: Socket) => socket.setKeepAlive(true, keepAlive));
+    await new Promise<void>((resolve, reject) => {
+      http.once('error', (error: NodeJS.ErrnoException) => {
+        const text = `listen on ${tcpPlaceText(place)}: ${messageOf(error)}`;
+        reject(new MapperError(errnoOf(error.code), text));
+      });
+      http.listen(place.port, place.host, resolve);
+    });
+    http.removeAllListeners('error');
+    this.#logFailures();
+    const { address, port } = http.address() as AddressInfo;
+    return { host: address, port };
+  }
+
+  #logFailures(): void {
     this.#http.on('error', (error) => {
       this.#log.error({ error: error.message }, 'control socket failed');
     });
-    return this.#path.path;
   }
 
   /** Tells the subscribers; the text is made once, and only if there are any. */
@@ -88,14 +135,42 @@ export class ControlServer {
 
   #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     socket.on('error', () => socket.destroy());
-    if (this.#sessions.size >= controlConnections) {
-      this.#log.warn({ limit: controlConnections }, 'control client refused: too many');
-      const status = `HTTP/1.1 503 ${STATUS_CODES[503]}`;
-      socket.end(`${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
-      return;
+    const refusal = this.#access?.refusal(request.headers) ?? null;
+    if (refusal !== null) {
+      const { remoteAddress, remotePort } = request.socket;
+      const peer = `${remoteAddress}:${remotePort}`;
+      this.#refuse(socket, refusal.status, refusal.text, { peer });
+    } else if (this.#sessions.size >= controlConnections) {
+      this.#refuse(socket, 503, 'too many clients', { limit: controlConnections });
+    } else {
+      this.#accept(request, socket, head);
     }
+  }
+
+  #refuse(socket: Duplex, status: number, text: string, fields: object): void {
+    const now = performance.now();
+    if (now - this.#refusalsBegan >= 1000) {
+      this.#refusals = 0;
+      this.#refusalsBegan = now;
+    }
+    if (this.#refusals++ < refusalLogsPerSecond) {
+      this.#log.warn(fields, `control client refused: ${text}`);
+    }
+    const head = [
+      `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+      'Connection: close',
+      'Content-Type: text/plain; charset=utf-8',
+      `Content-Length: ${Buffer.byteLength(text) + 1}`,
+    ];
+    if (status === 401) head.push('WWW-Authenticate: Bearer');
+    socket.end(`${head.join('\r\n')}\r\n\r\n${text}\n`);
+    // Whatever else it sends is of no interest.
+    socket.resume();
+  }
+
+  #accept(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     this.#websockets.handleUpgrade(request, socket, head, (websocket) => {
-      const session = new ControlSession(websocket, this.#rpc, this.#log);
+      const session = new ControlSession(websocket, this.#rpc, this.#log, this.#uploads);
       this.#sessions.add(session);
       websocket.on('close', () => this.#sessions.delete(session));
     });

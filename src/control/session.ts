@@ -12,13 +12,14 @@ import { EBUSY } from '../base/errno.js';
 import { MapperError } from '../base/errors.js';
 import {
   controlEventBytes,
+  controlInputBytes,
   controlMessageBytes,
   controlOutputBytes,
   controlRequestsInFlight,
 } from '../base/limits.js';
 import type { Log } from '../base/log.js';
 import type { Subscriber } from './commands.js';
-import { Incoming, type Received } from './incoming.js';
+import { Incoming, type Received, type UploadRoom } from './incoming.js';
 import type { Topic } from './messages.js';
 import type { Rpc } from './rpc.js';
 
@@ -31,18 +32,22 @@ export class ControlSession {
   readonly #socket: WebSocket;
   readonly #rpc: Rpc<Subscriber>;
   readonly #log: Log;
+  readonly #uploads: UploadRoom;
   /** Messages that were received with others in one piece, before the socket was paused. */
   readonly #waiting: (string | Uint8Array)[] = [];
   /** The upload whose bytes are coming. */
   #incoming: Incoming | null = null;
   #draining = false;
   #inFlight = 0;
+  /** Characters of the requests in flight. */
+  #inFlightLength = 0;
   #eventBytes = 0;
 
-  constructor(socket: WebSocket, rpc: Rpc<Subscriber>, log: Log) {
+  constructor(socket: WebSocket, rpc: Rpc<Subscriber>, log: Log, uploads: UploadRoom) {
     this.#socket = socket;
     this.#rpc = rpc;
     this.#log = log;
+    this.#uploads = uploads;
     socket.on('message', (data, isBinary) => this.#received(data, isBinary));
     // What the peer did wrong is answered with a close frame by ws itself.
     socket.on('error', (error) => log.debug({ error: error.message }, 'control client failed'));
@@ -91,7 +96,7 @@ export class ControlSession {
     for (;;) {
       const [message] = this.#waiting;
       // A frame needs no room: the request that it belongs to has it.
-      if (!(message instanceof Uint8Array) && !this.#hasRoom()) break;
+      if (!(message instanceof Uint8Array) && !this.#hasRoom(message?.length ?? 0)) break;
       this.#waiting.shift();
       if (message === undefined) {
         if (socket.isPaused) socket.resume();
@@ -119,29 +124,39 @@ export class ControlSession {
     if (this.#incoming !== null) {
       throw new MapperError(EBUSY, 'an upload on this connection waits for its bytes');
     }
+    this.#uploads.take(bytes);
     this.#incoming = new Incoming(bytes);
     return this.#incoming.received;
   }
 
-  #hasRoom(): boolean {
+  /** For one more request. */
+  #hasRoom(length: number): boolean {
     const unsent = this.#socket.bufferedAmount - this.#eventBytes;
-    return this.#inFlight < controlRequestsInFlight && unsent <= controlOutputBytes;
+    if (this.#inFlight >= controlRequestsInFlight || unsent > controlOutputBytes) return false;
+    return this.#inFlightLength + length <= controlInputBytes;
   }
 
   async #answer(text: string): Promise<void> {
     this.#inFlight++;
+    this.#inFlightLength += text.length;
+    let uploaded = 0;
     const attached: Uint8Array[] = [];
     const reply = await this.#rpc.answer(text, {
       topics: this.topics,
-      receive: async (bytes) => this.#receive(bytes),
+      receive: async (bytes) => {
+        const received = this.#receive(bytes);
+        uploaded += bytes;
+        return received;
+      },
       attach: (pieces) => attached.push(...pieces),
     });
+    this.#uploads.give(uploaded);
     if (reply === null || this.#socket.readyState !== this.#socket.OPEN) {
-      this.#answered();
+      this.#answered(text.length);
       return;
     }
     // A request is in flight until its reply has left: the callback comes then, or with an error.
-    const answered = (): void => this.#answered();
+    const answered = (): void => this.#answered(text.length);
     if (attached.length === 0) {
       this.#socket.send(reply, answered);
       return;
@@ -154,8 +169,9 @@ export class ControlSession {
     }
   }
 
-  #answered(): void {
+  #answered(length: number): void {
     this.#inFlight--;
+    this.#inFlightLength -= length;
     this.#next();
   }
 }

@@ -5,8 +5,20 @@ import { parseTable, quoteWord, splitWords } from '../device/table-text.js';
 
 /** The text without comments, empty lines and blanks around lines. Grammar is not looked at. */
 export function stripComments(text: string): string {
-  const lines = text.split('\n').map((line) => line.trim());
+  const lines = text.split('\n').map(trimLine);
   return lines.filter((line) => line !== '' && !line.startsWith('#')).join('\n');
+}
+
+/** Without blanks that the grammar does not see: one that is kept by a backslash is of a word. */
+function trimLine(line: string): string {
+  const begin = line.search(/[^ \t\r]/);
+  let end = 0;
+  for (let at = 0; at < line.length; at++) {
+    if (line[at] === '\\') at++;
+    else if (/[ \t\r]/.test(line[at] as string)) continue;
+    end = at + 1;
+  }
+  return begin < 0 ? '' : line.slice(begin, end);
 }
 
 /** The devices that a table stands on. Throws MapperError for text that is not a table. */

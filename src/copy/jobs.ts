@@ -41,10 +41,10 @@ export class CopyJobs {
     this.#backings = backings;
   }
 
-  /** Bytes in a backing. Throws MapperError. */
-  sizeOf(word: string): number {
+  /** Bytes in a backing, if it can be read, or written. Throws MapperError. */
+  sizeOf(word: string, writable = false): number {
     const user: BackingUser = { title: 'a copy', deviceRemoved() {} };
-    const backing = this.#backings.openBacking(word, user, true);
+    const backing = this.#backings.openBacking(word, user, !writable);
     try {
       return backing.size();
     } finally {

@@ -1,14 +1,21 @@
 /**
- * A connection to the daemon's control socket: JSON-RPC calls by name, the events, and the binary
- * frames of uploads and downloads.
+ * A connection to the daemon's control socket, or to its control over TCP: JSON-RPC calls by name,
+ * the events, and the binary frames of uploads and downloads.
  */
 
+import { lookup } from 'node:dns/promises';
 import { connect } from 'node:net';
 import { WebSocket } from 'ws';
-import { E2BIG, ECONNRESET, EIO, ENOENT, errnoOf } from '../base/errno.js';
+import { E2BIG, EACCES, ECONNRESET, EIO, ENOENT, errnoOf } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
-import { controlMessageBytes, controlReplyBytes, uploadBytes } from '../base/limits.js';
+import {
+  controlMessageBytes,
+  controlReplyBytes,
+  handshakeMilliseconds,
+  uploadBytes,
+} from '../base/limits.js';
 import { fittingSocketPath } from '../base/unix-socket.js';
+import { parseTcpPlace, type TcpPlace, tcpPlaceText } from '../control/control-address.js';
 import type { EventParams, MethodName, Params, Results } from '../control/messages.js';
 
 interface Waiter {
@@ -50,14 +57,22 @@ export class ControlClient {
   /** Resolves when the connection has ended, whoever ended it. */
   readonly closed: Promise<void>;
 
-  /** The first of the paths where somebody answers. Throws MapperError naming those tried. */
-  static async connect(paths: readonly string[]): Promise<ControlClient> {
+  /**
+   * The first of the paths where somebody answers, or of places such as `tcp://HOST:PORT`, to which
+   * the token is shown. Throws MapperError naming those tried.
+   */
+  static async connect(
+    paths: readonly string[],
+    token: string | null = null,
+  ): Promise<ControlClient> {
     const failures: string[] = [];
     let errno = ENOENT;
     for (const path of paths) {
       try {
-        return await connectTo(path);
+        const place = parseTcpPlace(path);
+        return await (place === null ? connectTo(path) : connectTcp(place, token));
       } catch (error) {
+        if (error instanceof MapperError) throw error;
         const { code } = error as NodeJS.ErrnoException;
         failures.push(`"${path}" (${code ?? messageOf(error)})`);
         errno = errnoOf(code);
@@ -159,18 +174,51 @@ export class ControlClient {
 }
 
 function connectTo(path: string): Promise<ControlClient> {
+  const socketPath = fittingSocketPath(path);
+  // A ws+unix: URL could not hold every path.
+  const socket = new WebSocket('ws://mapperd/', {
+    createConnection: () => connect(socketPath),
+    perMessageDeflate: false,
+    maxPayload: 2 * controlReplyBytes,
+  });
+  return opened(path, socket);
+}
+
+async function connectTcp(place: TcpPlace, token: string | null): Promise<ControlClient> {
+  // The daemon knows itself by its address.
+  const { address, family } = await lookup(place.host);
+  const host = family === 6 ? `[${address}]` : address;
+  const socket = new WebSocket(`ws://${host}:${place.port}/`, {
+    headers: token === null ? {} : { Authorization: `Bearer ${token}` },
+    handshakeTimeout: handshakeMilliseconds,
+    perMessageDeflate: false,
+    maxPayload: 2 * controlReplyBytes,
+  });
+  return opened(tcpPlaceText(place), socket);
+}
+
+/** Rejects with the system's error, or with MapperError and what the daemon says. */
+function opened(path: string, socket: WebSocket): Promise<ControlClient> {
   return new Promise((resolve, reject) => {
-    const socketPath = fittingSocketPath(path);
-    // A ws+unix: URL could not hold every path.
-    const socket = new WebSocket('ws://mapperd/', {
-      createConnection: () => connect(socketPath),
-      perMessageDeflate: false,
-      maxPayload: 2 * controlReplyBytes,
-    });
     socket.once('error', reject);
+    socket.once('unexpected-response', (request, response) => {
+      let said = '';
+      response.setEncoding('utf8');
+      response.on('data', (text: string) => {
+        if (said.length < refusalLength) said += text;
+      });
+      response.on('close', () => {
+        const text = said.trim().split('\n', 1)[0] || `HTTP status ${response.statusCode}`;
+        reject(new MapperError(EACCES, `the daemon at "${path}" refuses: ${text}`));
+        request.destroy();
+      });
+    });
     socket.once('open', () => {
       socket.off('error', reject);
       resolve(new ControlClient(path, socket));
     });
   });
 }
+
+/** Characters of a refusal that are told. */
+const refusalLength = 1000;

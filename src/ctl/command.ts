@@ -62,6 +62,7 @@ export class OptionValues {
 
 export const globalOptions = {
   control: { type: 'string', short: 'c' },
+  'token-file': { type: 'string' },
   json: { type: 'boolean' },
   help: { type: 'boolean', short: 'h' },
   version: { type: 'boolean', short: 'V' },
@@ -99,12 +100,12 @@ export function usageOf(command: Command): string {
   return `mapperctl ${command.name}${command.usage === '' ? '' : ` ${command.usage}`}`;
 }
 
-/** Where the first word from `start` on is that is neither an option nor the value of -c. */
+/** Where the first word from `start` on is that is neither a global option nor its value. */
 function firstWord(args: readonly string[], start: number): number {
   let at = start;
   for (; at < args.length; at++) {
     const arg = args[at] as string;
-    if (arg === '-c' || arg === '--control') at++;
+    if (arg === '-c' || arg === '--control' || arg === '--token-file') at++;
     else if (!arg.startsWith('-') || arg === '-') break;
   }
   return Math.min(at, args.length);

@@ -62,7 +62,8 @@ _mapperd_devices() {
   local name open socket=() index
   for ((index = 1; index < COMP_CWORD; index++)); do
     case \${COMP_WORDS[index]} in
-      -c | --control) socket=(-c "\${COMP_WORDS[index + 1]}") ;;
+      -c | --control) socket+=(-c "\${COMP_WORDS[index + 1]}") ;;
+      --token-file) socket+=(--token-file "\${COMP_WORDS[index + 1]}") ;;
     esac
   done
   while IFS=$'\\t' read -r name open; do
@@ -127,14 +128,14 @@ function controlFunction(commands: readonly Completed[]): string {
   # What stands before the cursor, but for options and the values of the daemon's socket.
   for ((index = 1; index < COMP_CWORD; index++)); do
     case \${COMP_WORDS[index]} in
-      -c | --control) ((index++)) ;;
+      -c | --control | --token-file) ((index++)) ;;
       -* | =) ;;
       *) words+=("\${COMP_WORDS[index]}") ;;
     esac
   done
   command=\${words[0]}
   case $previous in
-    -c | --control) _mapperd_files -f; return ;;
+    -c | --control | --token-file) _mapperd_files -f; return ;;
   esac
   case $command in
     '')

@@ -56,20 +56,28 @@ function request({ words, options }: Invocation): Params<'copy'> {
 
 async function copy(call: Invocation): Promise<void> {
   const { client, options, print } = call;
-  const { id } = await client.call('copy', request(call));
   if (options.flag('background')) {
+    const { id } = await client.call('copy', request(call));
     print({ id }, `${id}\n`);
     return;
   }
+  let begun: number | null = null;
   let asked = false;
+  const cancel = (): void => {
+    if (begun !== null) client.call('cancel', { id: begun }).catch(() => {});
+  };
   const interrupted = (): void => {
     // Who asks twice does not want to wait for what is under way.
     if (asked) process.exit(1);
     asked = true;
-    client.call('cancel', { id }).catch(() => {});
+    cancel();
   };
+  // Before it begins: who does not want it any more may say so at any time.
   process.on('SIGINT', interrupted).on('SIGTERM', interrupted);
   try {
+    const { id } = await client.call('copy', request(call));
+    begun = id;
+    if (asked) cancel();
     const info = await untilEnded(client, id, process.stderr.isTTY && !options.flag('json'));
     print(info, info.state === 'done' ? formatCopied(info) : '');
     if (info.state === 'cancelled') {

@@ -9,7 +9,9 @@ Administers a running mapperd, in dmsetup's words.
   -c, --control PATH   the daemon's control socket; without it the first of
                        $XDG_RUNTIME_DIR/mapperd.sock (/run/mapperd.sock if that is
                        not set), ./state/control.sock and
-                       /run/mapperd/control.sock where a daemon answers
+                       /run/mapperd/control.sock where a daemon answers;
+                       tcp://HOST:PORT for control over TCP, which wants
+      --token-file FILE  the token to be shown there, in a file of mode 0600
       --json           print the raw result
   -V, --version        print the version
   -h, --help           print this, or a command's usage

@@ -8,15 +8,20 @@ import { mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import type { AllowedPaths } from '../base/allowed-paths.js';
 import { EEXIST, errnoOf } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { hangingMilliseconds } from '../base/limits.js';
 import { packageVersion } from '../base/version.js';
 import { localAddress, nbdUri } from '../control/attach.js';
 import { Catalogue } from '../control/catalogue.js';
-import { controlMethods } from '../control/commands.js';
+import { controlMethods, type Subscriber } from '../control/commands.js';
+import { tcpPlaceText } from '../control/control-address.js';
 import { defaultControlPath, embeddedControlPath } from '../control/control-path.js';
+import { files } from '../control/files.js';
 import { firstSnapshot, firstVolume, makeFirstVolume } from '../control/first-volume.js';
+import { allowedFiles, lockedFiles } from '../control/guarded-files.js';
+import { UploadRoom } from '../control/incoming.js';
 import { standardOutput } from '../control/log.js';
 import type { Version } from '../control/messages.js';
 import { PidFile } from '../control/pidfile.js';
@@ -26,11 +31,14 @@ import { ControlServer } from '../control/server.js';
 import { Snapshots } from '../control/snapshots.js';
 import { StateDirectory, type StoredDevice } from '../control/state.js';
 import { StateLock } from '../control/state-lock.js';
+import { TcpAccess } from '../control/tcp-access.js';
+import { readToken } from '../control/token.js';
 import type { ListenAddress } from '../engine/engine.js';
 import { Gate } from '../gate/gate.js';
-import type { DaemonOptions } from '../options.js';
+import type { ControlTcp, DaemonOptions } from '../options.js';
 import type { QueueEvent } from '../queue/commands.js';
 import { Queue } from '../queue/queue.js';
+import { allowedPathsOf } from './allowed.js';
 import { commandLineDevices } from './devices.js';
 import { exitAtOnce } from './exit-at-once.js';
 import { firstLines } from './first-lines.js';
@@ -54,7 +62,12 @@ export class Daemon {
   #catalogue: Catalogue | null = null;
   #snapshots: Snapshots | null = null;
   #regions: Regions | null = null;
-  #server: ControlServer | null = null;
+  /** On the unix socket, and over TCP. */
+  readonly #servers: ControlServer[] = [];
+  readonly #uploads = new UploadRoom();
+  /** Where control over TCP is. */
+  readonly #controlPlaces: string[] = [];
+  #allowed: AllowedPaths | null = null;
   #listeners: Listeners | null = null;
   #pidfile: PidFile | null = null;
 
@@ -71,12 +84,16 @@ export class Daemon {
     this.#privileges?.assume();
     const commandLine = await commandLineDevices(options, this.#log);
     const state = options.state === null ? null : await this.#openState(options.state);
+    const allowed = allowedPathsOf(options, commandLine);
+    this.#allowed = allowed;
     // Our own program may be where the user cannot look: threads read it as they start.
     const queue = await this.#asRoot(() => this.#startQueue());
     const catalogue = new Catalogue(queue, state, this.#log, options.readOnly);
     this.#catalogue = catalogue;
     const directory = state === null ? null : resolve(state.path);
-    const snapshots = new Snapshots(queue, catalogue, directory, this.#log);
+    const reached = allowed === null ? files : allowedFiles(files, allowed);
+    const guarded = options.lock ? lockedFiles(reached, queue) : reached;
+    const snapshots = new Snapshots(queue, catalogue, directory, this.#log, guarded);
     this.#snapshots = snapshots;
     this.#regions = new Regions(queue, catalogue, this.#log);
     await this.#restore(catalogue, state, commandLine);
@@ -88,7 +105,9 @@ export class Daemon {
   }
 
   #startQueue(): Promise<Queue> {
-    const { engine, protocol, allow, logLevel } = this.#options;
+    const { engine, protocol, allow, lock, logLevel } = this.#options;
+    const allowedPaths = this.#allowed?.roots ?? null;
+    const start = { protocol, allow, lock, allowedPaths, logLevel };
     const listener = {
       event: (event: QueueEvent) => this.#event(event),
       failed: (error: Error) => {
@@ -96,7 +115,7 @@ export class Daemon {
         this.exit(1);
       },
     };
-    return Queue.start(engine, listener, { protocol, allow, logLevel }).then((queue) => {
+    return Queue.start(engine, listener, start).then((queue) => {
       this.#queue = queue;
       return queue;
     });
@@ -134,7 +153,7 @@ export class Daemon {
    */
   async stop(): Promise<void> {
     void this.#notifier?.stopping('finishing what is in flight');
-    this.#server?.drain();
+    for (const server of this.#servers) server.drain();
     const queue = this.#queue;
     const catalogue = this.#catalogue;
     if (queue !== null && catalogue !== null) {
@@ -143,7 +162,7 @@ export class Daemon {
     }
     // The last answers are written in the turns that follow.
     await new Promise((resolve) => setImmediate(resolve));
-    this.#server?.close();
+    for (const server of this.#servers) server.close();
   }
 
   async #finish(queue: Queue, catalogue: Catalogue): Promise<void> {
@@ -174,7 +193,7 @@ export class Daemon {
   removeTraces(): void {
     this.#privileges?.raiseToExit();
     this.#pidfile?.remove();
-    this.#server?.removePath();
+    for (const server of this.#servers) server.removePath();
     this.#gate?.removeTraces();
     this.#listeners?.removeTraces();
     this.#lock?.release();
@@ -282,8 +301,8 @@ export class Daemon {
     snapshots: Snapshots,
     regions: Regions,
   ): Promise<string | null> {
-    const { control, embedded, state } = this.#options;
-    if (control === 'none') return null;
+    const { control, controlTcp, embedded, state } = this.#options;
+    if (control === 'none' && controlTcp === null) return null;
     const version: Version = {
       name: 'mapperd',
       version: packageVersion(),
@@ -295,13 +314,15 @@ export class Daemon {
       state: state === null ? null : resolve(state),
     };
     const listeners = (): readonly ListenAddress[] => this.#listeners?.addresses ?? [];
-    const parts = { queue, catalogue, snapshots, regions, version, listeners };
-    const methods = controlMethods(parts);
-    const rpc = new Rpc(methods, this.#log);
+    const allowed = this.#allowed;
+    const parts = { queue, catalogue, snapshots, regions, version, allowed, listeners };
+    const rpc = new Rpc(controlMethods(parts), this.#log);
+    if (controlTcp !== null) await this.#openTcpControl(rpc, controlTcp);
+    if (control === 'none') return null;
     const listen = async (path: string): Promise<string> => {
-      const server = new ControlServer(rpc, this.#log);
+      const server = new ControlServer(rpc, this.#log, null, this.#uploads);
       const full = await server.listen(path);
-      this.#server = server;
+      this.#servers.push(server);
       return full;
     };
     try {
@@ -316,6 +337,19 @@ export class Daemon {
     }
   }
 
+  async #openTcpControl(rpc: Rpc<Subscriber>, controlTcp: ControlTcp): Promise<void> {
+    const { places, tokenFile, origins } = controlTcp;
+    const access = new TcpAccess(await readToken(tokenFile), origins);
+    for (const place of places) {
+      if (!/^(127\.|::1$)/.test(place.host)) {
+        this.#log.warn({ address: tcpPlaceText(place) }, 'control over TCP is not encrypted');
+      }
+      const server = new ControlServer(rpc, this.#log, access, this.#uploads);
+      this.#controlPlaces.push(tcpPlaceText(await server.listenTcp(place)));
+      this.#servers.push(server);
+    }
+  }
+
   async #tellReady(catalogue: Catalogue, control: string | null): Promise<void> {
     const { embedded, tls, exportName, printUri, single, run, socketNames } = this.#options;
     const { engine, engineReason } = this.#queue as Queue;
@@ -323,7 +357,9 @@ export class Daemon {
     const uris = addresses.map((address) => nbdUri(address, '', tls));
     const serving = single ? ['standard input and output'] : uris;
     const sockets = socketNames.some((name) => name !== '') ? { sockets: socketNames } : {};
-    const fields = { serving, ...sockets, control, engine, reason: engineReason };
+    const controls = this.#controlPlaces;
+    const tcp = controls.length === 0 ? {} : { controlTcp: controls };
+    const fields = { serving, ...sockets, control, ...tcp, engine, reason: engineReason };
     const { account } = this.#privileges ?? {};
     const user = account === undefined ? {} : { uid: account.uid, gid: account.gid };
     this.#log.info({ ...fields, ...user }, 'ready');
@@ -345,7 +381,7 @@ export class Daemon {
     this.#regions?.event(event);
     // Each of the regions that a target moves is nothing to tell: it is asked how far it is.
     if (event.event === 'target' && event.what === 'regions') return;
-    this.#server?.publish(event);
+    for (const server of this.#servers) server.publish(event);
     this.#snapshots?.event(event);
   }
 }

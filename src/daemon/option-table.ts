@@ -158,9 +158,34 @@ export const optionGroups: readonly OptionGroup[] = [
       {
         name: 'control',
         value: 'PATH',
+        multiple: true,
         completes: 'file',
         summary:
-          'control socket, or "none" ($XDG_RUNTIME_DIR/mapperd.sock, else /run/mapperd.sock; with ./state as above, ./state/control.sock where that cannot be had; none with -s, --run and socket activation)',
+          'control socket, or "none" ($XDG_RUNTIME_DIR/mapperd.sock, else /run/mapperd.sock; with ./state as above, ./state/control.sock where that cannot be had; none with -s, --run and socket activation); tcp://ADDRESS:PORT: control over TCP, instead or, with a path, too',
+      },
+      {
+        name: 'control-token-file',
+        value: 'FILE',
+        completes: 'file',
+        summary: 'for control over TCP: a file whose first line clients must show, mode 0600',
+      },
+      {
+        name: 'control-origin',
+        value: 'ORIGIN',
+        multiple: true,
+        summary: 'web pages that may use control over TCP, as https://name:port (none); repeatable',
+      },
+      {
+        name: 'allow-path',
+        value: 'PATH',
+        multiple: true,
+        completes: 'directory',
+        summary:
+          'files that control clients may have opened: what is beneath PATH, or PATH itself (all); the state directory and what the command line names always are; repeatable',
+      },
+      {
+        name: 'no-lock',
+        summary: 'do not lock files against other daemons: who knows that they only read, say',
       },
       {
         name: 'engine',

@@ -4,6 +4,7 @@
  */
 
 import { type BackingUser, DeviceBacking } from '../backing/device.js';
+import { type FileGuard, openToAll } from '../backing/guard.js';
 import { Backings, dependencies } from '../backing/open.js';
 import { EBUSY, EEXIST, EINVAL, ENXIO } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
@@ -29,14 +30,20 @@ export class DeviceRegistry {
   /** Every copy between backings, those of targets and those that people ask for. */
   readonly copies: CopyEngine;
 
-  constructor(engine: Engine, ios: IoPool, log: Log, event: DeviceContext['event'] = () => {}) {
+  constructor(
+    engine: Engine,
+    ios: IoPool,
+    log: Log,
+    event: DeviceContext['event'] = () => {},
+    guard: FileGuard = openToAll,
+  ) {
     this.#engine = engine;
     this.#ios = ios;
     this.#event = event;
     this.copies = new CopyEngine(engine, ios);
     this.#splits = new SplitPool(ios);
     this.#log = log;
-    this.#backings = new Backings(engine, ios, log, (name) => this.#devices.get(name));
+    this.#backings = new Backings(engine, ios, log, (name) => this.#devices.get(name), guard);
   }
 
   find(name: string): Device | undefined {

@@ -169,8 +169,8 @@ export interface QueueCommands {
   regionsSaved: { params: { name: string; sector: number; generation: number }; result: null };
   ls: { params: Record<string, never>; result: DeviceInfo[] };
   targets: { params: Record<string, never>; result: TargetVersion[] };
-  /** The size of a backing that a copy could read. */
-  backingSize: { params: { word: string }; result: number };
+  /** The size of a backing, if it can be read, or written; it is opened for a moment. */
+  backingSize: { params: { word: string; writable?: boolean }; result: number };
   /** Starts a copy. */
   copy: { params: CopyRequest; result: { id: number } };
   /** Every copy that is under way, and those that ended lately; the oldest first. */

@@ -38,6 +38,10 @@ export interface QueueStart {
   readonly protocol?: ProtocolOptions;
   /** Addresses (CIDR) that are served at all; empty: all. */
   readonly allow?: readonly string[];
+  /** Files are locked against other daemons; not, if nothing is said. */
+  readonly lock?: boolean;
+  /** Real paths of what may be opened; all, if nothing is said. */
+  readonly allowedPaths?: readonly string[] | null;
   /** The least level that its log has; debug, if nothing is said. */
   readonly logLevel?: LogLevel;
   /** Another program for the thread. */
@@ -69,11 +73,12 @@ export class Queue implements QueueCalls {
     listener: QueueListener,
     start: QueueStart = {},
   ): Promise<Queue> {
-    const { protocol = wholeProtocol, allow = [] } = start;
+    const { protocol = wholeProtocol, allow = [], lock = false, allowedPaths = null } = start;
     const { logLevel = 'debug', thread = usualThread } = start;
     return new Promise((resolve, reject) => {
       for (const block of allow) checkBlock(block);
-      const workerData: QueueOptions = { engine, protocol, allow, logLevel };
+      const rest = { lock, allowedPaths, logLevel };
+      const workerData: QueueOptions = { engine, protocol, allow, ...rest };
       const worker = new Worker(thread, { execArgv: [], workerData });
       const failed = (error: unknown): void => {
         reject(error instanceof Error ? error : new MapperError(EIO, messageOf(error)));

@@ -9,6 +9,7 @@ import {
   receiveMessageOnPort,
   workerData,
 } from 'node:worker_threads';
+import { AllowedPaths } from '../base/allowed-paths.js';
 import { EIO, ESHUTDOWN } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { arenaBytes } from '../base/limits.js';
@@ -20,10 +21,13 @@ import { DeviceRegistry } from '../device/registry.js';
 import { Arena } from '../engine/arena.js';
 import { chooseEngine, type EngineChoice } from '../engine/choose.js';
 import type { Engine } from '../engine/engine.js';
+import { FileLocks } from '../engine/file-lock.js';
+import { loadFlock } from '../engine/uring/flock.js';
 import type { ProtocolOptions } from '../nbd/protocol-options.js';
 import { type ConnectionEvents, Server } from '../nbd/server.js';
 import { targetTypes } from '../target/registry.js';
 import type { Hanging, QueueCommand, QueueCommands, QueueEvent } from './commands.js';
+import { OptionsGuard } from './file-guard.js';
 import type { Answer, Call, FromQueue } from './mailbox.js';
 
 export interface QueueOptions {
@@ -31,6 +35,10 @@ export interface QueueOptions {
   readonly protocol: ProtocolOptions;
   /** Addresses (CIDR) that are served at all, checked already; empty: all. */
   readonly allow: readonly string[];
+  /** Files are locked against other daemons. */
+  readonly lock?: boolean;
+  /** Real paths of what may be opened; null: all. */
+  readonly allowedPaths?: readonly string[] | null;
   /** Log lines of lesser levels are not sent. */
   readonly logLevel: LogLevel;
 }
@@ -55,14 +63,18 @@ export class Queue {
   /** What a shutdown is at. */
   #stage = 'nothing';
 
-  constructor(port: Outbox, engine: Engine, { protocol, allow, logLevel }: QueueOptions) {
+  /** `locks`: of files, against other daemons. */
+  constructor(port: Outbox, engine: Engine, options: QueueOptions, locks: FileLocks | null = null) {
+    const { protocol, allow, allowedPaths = null, logLevel } = options;
     this.#port = port;
     this.#engine = engine;
     const log = this.#makeLog(logLevel);
     const ios = this.#ios;
-    this.#devices = new DeviceRegistry(engine, ios, log, (device, event) =>
-      this.#post({ event: 'target', name: device.name, ...event }),
-    );
+    const event: ConstructorParameters<typeof DeviceRegistry>[3] = (device, event) =>
+      this.#post({ event: 'target', name: device.name, ...event });
+    const allowed = allowedPaths === null ? null : new AllowedPaths(allowedPaths);
+    const guard = new OptionsGuard(allowed, locks);
+    this.#devices = new DeviceRegistry(engine, ios, log, event, guard);
     const connection: ConnectionEvents['connection'] = (what, peer, device) =>
       this.#post({ event: 'connection', what, peer, device });
     this.server = new Server(engine, ios, this.#devices, log, { connection }, { protocol, allow });
@@ -145,7 +157,7 @@ export class Queue {
         this.server.defaultExport = name;
         return null;
       },
-      backingSize: ({ word }) => this.#jobs.sizeOf(word),
+      backingSize: ({ word, writable }) => this.#jobs.sizeOf(word, writable),
       copy: (request) => ({ id: this.#jobs.start(request) }),
       jobs: () => this.#jobs.list(),
       job: ({ id, waitMilliseconds }) => this.#jobs.ended(id, waitMilliseconds ?? 0),
@@ -205,7 +217,8 @@ async function main(port: MessagePort, options: QueueOptions): Promise<void> {
     return;
   }
   const { engine, reason } = chosen;
-  const queue = new Queue(port, engine, options);
+  const locks = options.lock ? new FileLocks(await loadFlock()) : null;
+  const queue = new Queue(port, engine, options, locks);
   const wakeFd = engine.onWake(() => {
     for (;;) {
       const received = receiveMessageOnPort(port) as { message: Call } | undefined;

@@ -19,6 +19,7 @@ const SYS_IO_URING_REGISTER = 427;
 const FICLONERANGE = 0x4020940d;
 const F_GETFL = 3;
 const F_SETFL = 4;
+const LOCK_NB = 4;
 const O_NONBLOCK = 0o4000;
 const PROT_READ_WRITE = 3;
 const MAP_SHARED_POPULATE = 0x8001;
@@ -92,6 +93,7 @@ export class System {
     length: Uint8Array,
   ) => number;
   readonly #fcntl: (fd: number, command: number, argument: number) => number;
+  readonly #flock: (fd: number, operation: number) => number;
   readonly #shutdown: (fd: number, how: number) => number;
   readonly #close: (fd: number) => number;
   readonly #exit: (status: number) => void;
@@ -150,6 +152,7 @@ export class System {
       'int getsockopt(int fd, int level, int option, _Out_ uint8_t *value, _Inout_ uint8_t *length)',
     );
     this.#fcntl = libc.func('int fcntl(int fd, int command, long argument)');
+    this.#flock = libc.func('int flock(int fd, int operation)');
     this.#shutdown = libc.func('int shutdown(int fd, int how)');
     this.#close = libc.func('int close(int fd)');
     this.#exit = libc.func('void _exit(int status)');
@@ -292,6 +295,11 @@ export class System {
   clearNonBlocking(fd: number): void {
     const flags = check(this.#result(this.#fcntl(fd, F_GETFL, 0)), 'F_GETFL');
     check(this.#result(this.#fcntl(fd, F_SETFL, flags & ~O_NONBLOCK)), 'F_SETFL');
+  }
+
+  /** LOCK_SH or LOCK_EX without waiting; 0, or a negative errno. */
+  flock(fd: number, exclusive: boolean): number {
+    return this.#result(this.#flock(fd, (exclusive ? 2 : 1) | LOCK_NB));
   }
 
   /** Sets an int option. */
