@@ -3,6 +3,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { connect, type Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
+import { plainly } from '../interop/plain-node.js';
 
 const sources = new URL('../../src/', import.meta.url);
 const script = (name: string): string => fileURLToPath(new URL(`${name}.js`, sources));
@@ -26,10 +27,8 @@ export interface Surroundings {
 }
 
 function start(name: string, args: readonly string[], { cwd, runtimeDirectory }: Surroundings) {
-  // The test runner's own hooks are not for the commands.
-  const { NODE_OPTIONS: _hooks, ...inherited } = process.env;
-  const environment = { ...inherited, XDG_RUNTIME_DIR: runtimeDirectory ?? '/nonexistent' };
-  return spawn(process.execPath, [script(name), ...args], { cwd, env: environment });
+  const environment = { ...process.env, XDG_RUNTIME_DIR: runtimeDirectory ?? '/nonexistent' };
+  return spawn(...plainly(process.execPath, [script(name), ...args]), { cwd, env: environment });
 }
 
 /** Gathers what a process says until it ends. */

@@ -2,6 +2,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { plainly } from '../interop/plain-node.js';
 
 const program = fileURLToPath(new URL('./crowd-program.js', import.meta.url));
 const limitMilliseconds = 60_000;
@@ -13,9 +14,8 @@ export class Crowd {
   #heard: () => void = () => {};
 
   private constructor(args: readonly string[]) {
-    const { NODE_OPTIONS: _hooks, ...env } = process.env;
     const stdio = ['pipe', 'pipe', 'inherit'] as const;
-    this.#child = spawn(process.execPath, [program, ...args], { env, stdio: [...stdio] });
+    this.#child = spawn(...plainly(process.execPath, [program, ...args]), { stdio: [...stdio] });
     this.#child.stdout?.on('data', (text) => {
       this.#said += text;
       this.#heard();

@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Test } from 'tap';
 import { type EngineName, engines, Scratch } from './harness.js';
+import { plainNode } from './plain-node.js';
 import {
   environment,
   launch,
@@ -25,12 +26,8 @@ export const mapperctl = fileURLToPath(new URL('../../src/mapperctl.js', import.
 const lifeSeconds = 120;
 const waitSeconds = 60;
 
-/**
- * A command line that starts the daemon, for a shell or another program. The test runner puts its
- * own hooks into whatever it sees started, which other users could not even read.
- */
+/** A command line that starts the daemon, for a shell or another program. */
 export function commandOf(engine: EngineName, ...args: string[]): string[] {
-  const plainNode = ['/usr/bin/env', '-u', 'NODE_OPTIONS', process.execPath];
   return [...plainNode, mapperd, '--engine', engine, ...args];
 }
 

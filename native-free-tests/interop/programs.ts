@@ -7,6 +7,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
+import { plainly } from './plain-node.js';
 
 const { CI, PATH = '' } = process.env;
 
@@ -65,7 +66,7 @@ for (const [signal, number] of [
 
 /** Starts a program in the background; it is ended with this process at the latest. */
 export function launch(program: string, args: readonly string[], directory?: string): ChildProcess {
-  const child = spawn(program, args, {
+  const child = spawn(...plainly(program, args), {
     env: environment,
     detached: true,
     stdio: ['pipe', 'pipe', 'pipe'],

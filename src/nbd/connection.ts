@@ -390,9 +390,10 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     if (!this.#closing) {
       this.#closing = true;
       this.#cancelTimer();
-      this.#session?.abandon();
       const late: Completion = { done: () => this.#socket.shutdown() };
       this.#timer = this.#resources.engine.timer(disconnectMilliseconds, late);
+      // This may have been all that there was to wait for: the connection is closed then.
+      this.#session?.abandon();
     }
     this.#closeWhenDone();
   }

@@ -64,7 +64,9 @@ export function unpackPreamble(bytes: Buffer): Preamble | null {
   const bits = bytes.readUInt8(lengthBytes);
   const nameAt = hostAt + 1 + bytes.readUInt8(hostAt);
   if (nameAt > bytes.length) return null;
-  const host = bytes.toString('utf8', hostAt + 1, nameAt);
+  const host = bytes.toString('latin1', hostAt + 1, nameAt);
+  // It is repeated in texts for the client.
+  if (!/^[\x20-\x7e]*$/.test(host)) return null;
   const clientFlags = bytes.readUInt32BE(lengthBytes + 1);
   const spentMilliseconds = bytes.readUInt32BE(lengthBytes + 5);
   return {
