@@ -41,12 +41,14 @@ t.test('what was found before does not come back', async (t) => {
   }
 });
 
+let played = 0;
 for (const maker of subjects) {
   const most = Math.ceil((inputs * maker.share) / shares / seeds.length);
   t.test(`${maker.name}: ${most} inputs of each seed`, async (t) => {
     for (const seed of seeds) {
       const { failure } = await run(() => maker.make(), seed, most);
       if (failure === null) {
+        played += most;
         t.pass(`seed ${seed}`);
         continue;
       }
@@ -59,6 +61,12 @@ for (const maker of subjects) {
     }
   });
 }
+
+t.test('that was all of them', async (t) => {
+  const what = `fuzzed inputs of ${subjects.length} subjects, seeds ${seeds.join(', ')}`;
+  t.comment(`counted: ${played} ${what}`);
+  t.ok(played >= inputs);
+});
 
 for (const name of ['node', 'uring'] as const) {
   let why: string | false = false;

@@ -17,6 +17,7 @@ import {
   type SimClient,
 } from './nbd-client.js';
 import { sectorBytes } from './stamps.js';
+import type { Tally } from './tally.js';
 
 const ENOTSUP = 95;
 /** Transmission flags. */
@@ -53,7 +54,7 @@ export interface ClientWorld {
   readonly tracing: boolean;
   /** The daemon is ending: requests may be refused. */
   readonly ending: boolean;
-  answers: number;
+  readonly tally: Tally;
   inFlight: number;
 }
 
@@ -116,6 +117,7 @@ export class ClientDevice implements ClientOwner {
     }
     this.inFlight++;
     world.inFlight++;
+    world.tally.requests++;
     client.send(asked);
     if (world.tracing) world.note(`    ${this.name}: ${textOf(asked)}`);
   }
@@ -126,7 +128,6 @@ export class ClientDevice implements ClientOwner {
     const world = this.#world;
     this.inFlight--;
     world.inFlight--;
-    world.answers++;
     if (world.tracing) {
       world.note(`    ${this.name}: answer to ${textOf(asked)}${errorText(error)}`);
     }

@@ -8,42 +8,28 @@
 import { originOf } from '../../src/control/snapshot/tables.js';
 import { type Cells, never, type Write } from './cells.js';
 import { type Asked, ClientDevice, type DeviceRules } from './device.js';
-import { SimFailure } from './failure.js';
 import { History } from './history.js';
 import { type Job, runJob } from './jobs.js';
 import { volume } from './layout.js';
 import type { Random } from './random.js';
-import { SnapshotModel } from './snapshot-model.js';
+import { mayRunFull, type SnapshotFacts, SnapshotModel } from './snapshot-model.js';
 import type { World } from './world.js';
 
 export type FamilyState = 'plain' | 'origin' | 'merging';
 
 /** What a command under way may have changed when the daemon dies. */
-type Change =
+export type Change =
   | { readonly kind: 'take'; readonly name: string; readonly facts: TakeFacts }
   | { readonly kind: 'remove'; readonly snapshot: SnapshotModel }
   | { readonly kind: 'merge'; readonly snapshot: SnapshotModel };
 
-interface TakeFacts {
+export interface TakeFacts {
   readonly transient: boolean;
   readonly chunkSectors: number;
   readonly cowPath: string;
   /** Writes to the volume that were under way then, or have begun since. */
   readonly writes: Write[];
 }
-
-export interface Check {
-  readonly name: string;
-  readonly cells: Cells;
-}
-
-/** What has become of the family in a crash: what to look at, and what follows if all is well. */
-export interface Resolution {
-  readonly checks: readonly Check[];
-  commit(): void;
-}
-
-export const snapshotsMax = 3;
 
 export class Family implements DeviceRules {
   readonly volume: ClientDevice;
@@ -129,12 +115,15 @@ export class Family implements DeviceRules {
     const name = `s${++this.#taken}`;
     const { blockSectors, volumeSectors } = world.layout;
     const chunkSectors = Math.max(blockSectors, random.pick([1, 2, 4, 8]));
-    const transient = random.chance(300);
+    const type = random.pick(['P', 'P', 'PO', 'N']);
     const cowPath = `/cows/${name}.cow`;
-    const chunks = Math.ceil(volumeSectors / chunkSectors);
-    world.fileSystem.add(cowPath, (chunks + 3 + Math.ceil(chunks / 32)) * chunkSectors * 512);
-    const words = `dm:${volume}-real ${cowPath} ${transient ? 'N' : 'P'} ${chunkSectors}`;
+    const all = Math.ceil(volumeSectors / chunkSectors);
+    const chunks = random.chance(250) ? 3 + random.below(all) : all + 3 + Math.ceil(all / 32);
+    world.fileSystem.add(cowPath, chunks * chunkSectors * 512);
+    const features = random.pick(['', '', ' 1 discard_zeroes_cow']);
+    const words = `dm:${volume}-real ${cowPath} ${type} ${chunkSectors}${features}`;
     const table = `0 ${volumeSectors} snapshot ${words}`;
+    const transient = type === 'N';
     this.#begin(name, { transient, chunkSectors, cowPath }, () =>
       world.daemon.catalogue.create({ name, table }),
     );
@@ -146,7 +135,7 @@ export class Family implements DeviceRules {
     const transient = random.chance(350);
     const { blockSectors, volumeSectors } = world.layout;
     const chunkSectors = Math.max(blockSectors, random.pick([1, 1, 1, 2, 2, 4, 8, 8, 16]));
-    const old = random.chance(700) ? this.oldCows.pop() : undefined;
+    const old = random.chance(700) ? this.#oldCowFor(chunkSectors) : undefined;
     const small = old === undefined && random.chance(150);
     const chunks = Math.ceil(volumeSectors / chunkSectors);
     const cowBytes = small ? (4 + random.below(chunks)) * chunkSectors * 512 : undefined;
@@ -160,6 +149,15 @@ export class Family implements DeviceRules {
     };
     const facts = { transient, chunkSectors, cowPath: old ?? `/state/${name}.cow` };
     this.#begin(name, facts, () => world.daemon.snapshots.snapshot(params));
+  }
+
+  /** One that is not too small, if there is one; it is nobody else's from now on. */
+  #oldCowFor(chunkSectors: number): string | undefined {
+    const { fileSystem } = this.#world;
+    const at = this.oldCows.findLastIndex(
+      (path) => (fileSystem.find(path)?.medium.size ?? 0) >= 3 * chunkSectors * 512,
+    );
+    return at < 0 ? undefined : this.oldCows.splice(at, 1)[0];
   }
 
   #begin(
@@ -196,15 +194,15 @@ export class Family implements DeviceRules {
   #isTaken(name: string, facts: TakeFacts): void {
     const cells = this.volume.history.fork((this.job as Job).start);
     this.volume.history.remember(never);
-    this.#add(name, facts, cells).device.connect();
+    this.add(name, facts, cells).device.connect();
     this.state = 'origin';
     this.change = null;
   }
 
-  #add(name: string, facts: TakeFacts, cells: Cells): SnapshotModel {
+  /** A snapshot that shows that is there. */
+  add(name: string, facts: TakeFacts, cells: Cells): SnapshotModel {
     const world = this.#world;
     const history = new History(world.clock, cells);
-    const bytes = world.fileSystem.find(facts.cowPath)?.medium.size ?? 0;
     const device: ClientDevice = new ClientDevice(
       world,
       name,
@@ -212,13 +210,27 @@ export class Family implements DeviceRules {
       this.#rulesOf((): SnapshotModel => model),
     );
     const model: SnapshotModel = new SnapshotModel(
-      { name, ...facts, cowSectors: Math.floor(bytes / 512) },
+      this.#factsOf(name, facts),
       device,
       world.tick(),
     );
     for (const write of facts.writes) model.touches(write);
     this.snapshots.set(name, model);
     return model;
+  }
+
+  #factsOf(name: string, facts: TakeFacts): SnapshotFacts {
+    const bytes = this.#world.fileSystem.find(facts.cowPath)?.medium.size ?? 0;
+    return { name, ...facts, cowSectors: Math.floor(bytes / 512) };
+  }
+
+  /** Whether a snapshot may be invalid, which may be one that was being taken. */
+  mayBeInvalid(name: string): boolean {
+    const { change } = this;
+    if (change?.kind === 'take' && change.name === name) {
+      return mayRunFull(this.#factsOf(name, change.facts), change.facts.writes);
+    }
+    return this.snapshots.get(name)?.mayBeInvalid === true;
   }
 
   /** Its clients have gone. */
@@ -256,15 +268,15 @@ export class Family implements DeviceRules {
     this.volume.history.mayBecome(copyOf(device.history.cells));
     this.job = runJob(world, `merge ${name}`, () => world.daemon.snapshots.merge(name), {
       done: () => {
-        this.#merged(snapshot);
+        this.merged(snapshot);
         this.change = null;
       },
-      excused: () => snapshot.mayBeInvalid,
       undone: () => this.#undone(),
     });
   }
 
-  #merged(snapshot: SnapshotModel): void {
+  /** The volume is what the snapshot was. */
+  merged(snapshot: SnapshotModel): void {
     this.snapshots.delete(snapshot.name);
     this.volume.history.became(true);
     this.volume.changed();
@@ -281,6 +293,19 @@ export class Family implements DeviceRules {
     this.state = stateOf(live);
   }
 
+  /** The daemon is another one, and the volume has come to that. */
+  restarted(state: FamilyState): void {
+    this.change = null;
+    this.job = null;
+    this.state = state;
+    for (const snapshot of this.snapshots.values()) {
+      const { cowPath, transient } = snapshot.facts;
+      // What is in memory alone is lost with it, and so is what the disk would not take down.
+      if (transient) snapshot.invalid = true;
+      else if (this.#world.unmarked.has(cowPath)) snapshot.invalid = false;
+    }
+  }
+
   /** No request is under way: the status lines must be true, and say what is on the disks. */
   checkStatus(name: string, words: string): void {
     const snapshot = this.snapshots.get(name);
@@ -289,58 +314,6 @@ export class Family implements DeviceRules {
     snapshot.checkStatus(words, quiet);
     const inode = this.#world.fileSystem.find(snapshot.facts.cowPath);
     if (quiet && inode !== undefined) snapshot.checkCow(words, inode.medium.contents);
-  }
-
-  /** What must hold under a daemon that has started anew, which knows the devices by their tables. */
-  resolve(tables: ReadonlyMap<string, string | null>): Resolution {
-    const state = stateOf(tables.get(volume) ?? null);
-    const { change } = this;
-    let cells = this.volume.history.cells;
-    const checks: Check[] = [];
-    const commits: (() => void)[] = [];
-    for (const snapshot of this.snapshots.values()) {
-      const there = tables.has(snapshot.name);
-      const leaving = change !== null && change.kind !== 'take' && change.snapshot === snapshot;
-      if (!there && !leaving) {
-        throw new SimFailure('lost', `snapshot ${snapshot.name} is not there any more`);
-      }
-      const merging = leaving && change.kind === 'merge' && !there;
-      if (merging && state === 'origin' && this.snapshots.size === 1) {
-        throw new SimFailure('lost', `${snapshot.name} is gone, and was not merged`);
-      }
-      if (merging) {
-        cells = this.volume.history.next as Cells;
-        commits.push(() => this.#merged(snapshot));
-      } else if (there) {
-        checks.push({ name: snapshot.name, cells: snapshot.device.history.cells });
-      } else {
-        commits.push(() => this.snapshots.delete(snapshot.name));
-      }
-    }
-    if (change?.kind === 'take' && tables.has(change.name)) {
-      const { facts, name } = change;
-      const shown = this.volume.history.fork((this.job as Job).start);
-      checks.push({ name, cells: shown });
-      commits.push(() => this.#add(name, facts, shown));
-    }
-    const wantsOrigin = checks.length > 0;
-    if (wantsOrigin && state === 'plain') {
-      throw new SimFailure('lost', `${volume} has snapshots and can be written past them`);
-    }
-    checks.push({ name: volume, cells });
-    return {
-      checks,
-      commit: () => {
-        for (const commit of commits) commit();
-        this.change = null;
-        this.job = null;
-        this.state = state;
-        // What is in memory alone is lost with it.
-        for (const snapshot of this.snapshots.values()) {
-          if (snapshot.facts.transient) snapshot.invalid = true;
-        }
-      },
-    };
   }
 }
 

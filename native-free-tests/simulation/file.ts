@@ -111,9 +111,11 @@ export class SimFile implements EngineFile {
       completion.done(engine.machine.canCopy ? -EINVAL : -EOPNOTSUPP);
       return;
     }
-    const count = way === COPY_BY_CLONE || random.chance(700) ? length : 1 + random.below(length);
-    const memory = arena.allocate(Math.min(count, cloneBytes * 16));
+    // As with transfers, no sector is copied by half.
+    const part = Math.max(sectorBytes, random.below(length) & -sectorBytes);
+    const count = way === COPY_BY_CLONE || random.chance(700) ? length : Math.min(length, part);
     const bytes = Math.min(count, cloneBytes * 16);
+    const memory = arena.allocate(bytes);
     this.inode.medium.read(sourceOffset, bytes, arena.bytes, memory);
     to.allocate(destinationOffset, bytes);
     to.answered(to.apply(destinationOffset, bytes, arena.bytes, memory));

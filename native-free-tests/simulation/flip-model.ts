@@ -7,10 +7,10 @@ import { type Loss, unseen } from './after-crash.js';
 import type { Cells } from './cells.js';
 import { type Asked, ClientDevice, type DeviceRules } from './device.js';
 import { SimFailure } from './failure.js';
-import type { Check, Resolution } from './family.js';
 import { History } from './history.js';
 import { type Job, runJob } from './jobs.js';
 import { flip } from './layout.js';
+import type { Check, Resolution } from './resolution.js';
 import type { World } from './world.js';
 
 export class FlipModel implements DeviceRules {
@@ -54,6 +54,7 @@ export class FlipModel implements DeviceRules {
     const next = this.#current === 0 ? 1 : 0;
     const { history } = this.device;
     this.#changing = true;
+    const start = world.clock.tick();
     history.mayBecome(this.#other);
     const { catalogue } = world.daemon;
     const begin = async (): Promise<void> => {
@@ -66,6 +67,8 @@ export class FlipModel implements DeviceRules {
     this.job = runJob(world, `flip to table ${next}`, begin, {
       done: () => {
         this.#changing = false;
+        // The device was suspended for it, which flushes.
+        history.flushed(start);
         this.#other = history.cells;
         history.became(true);
         this.device.changed();
@@ -78,7 +81,10 @@ export class FlipModel implements DeviceRules {
     });
   }
 
-  /** What must hold under a daemon that has started anew, in which the device has that table. */
+  /**
+   * What must hold under a daemon that has started anew, in which the device has that table. The
+   * other file is in no table: a daemon that ends in peace does not flush what a killed one left.
+   */
   resolve(table: string | null, loss: Loss): Resolution {
     const isNew = this.#isNew(table);
     const { history } = this.device;

@@ -5,14 +5,13 @@
 
 import { messageOf } from '../../src/base/errors.js';
 import { SimFailure } from './failure.js';
+import type { Tally } from './tally.js';
 
 export interface JobSteps<T> {
   /** What follows when it has been answered. */
   done(result: T): void;
   /** What follows from an error, if there may be one; all is as it was before. */
   undone?(): void;
-  /** There is a reason for it to fail. */
-  excused?(): boolean;
 }
 
 export class Job {
@@ -30,6 +29,7 @@ export class Job {
 /** Where jobs run. */
 export interface JobWorld {
   tick(): number;
+  readonly tally: Tally;
   note(text: string): void;
   readonly tracing: boolean;
   /** Something that must not be has been found in a promise's continuation. */
@@ -38,7 +38,7 @@ export interface JobWorld {
    * The next command may find the state directory full; what is to be told, when it has ended,
    * whether it went well, and tells whether it was allowed not to. Null: it is not.
    */
-  mayFail(): ((ok: boolean) => boolean) | null;
+  mayFail(what: string): ((ok: boolean) => boolean) | null;
   /** The engine must let promise continuations run. */
   resolved(): void;
 }
@@ -50,7 +50,8 @@ export function runJob<T>(
   steps: JobSteps<T>,
 ): Job {
   const job = new Job(what, world.tick());
-  const hasFailed = steps.undone === undefined ? null : world.mayFail();
+  world.tally.commands++;
+  const hasFailed = steps.undone === undefined ? null : world.mayFail(what);
   if (world.tracing) world.note(`    ${what} ...`);
   begin()
     .then(
@@ -64,8 +65,7 @@ export function runJob<T>(
         job.ended = true;
         const text = messageOf(error);
         if (world.tracing) world.note(`    ${what}: ${text}`);
-        const mayFail = hasFailed?.(false) === true || steps.excused?.() === true;
-        if (!mayFail) throw new SimFailure('command', `${what}: ${text}`);
+        if (hasFailed?.(false) !== true) throw new SimFailure('command', `${what}: ${text}`);
         steps.undone?.();
       },
     )

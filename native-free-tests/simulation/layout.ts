@@ -1,8 +1,8 @@
 /**
  * What a simulated daemon serves: a volume that snapshots are taken of, over files side by side,
- * striped, past the page cache, or over other devices; a switch; and a device with two tables over
- * two files, between which it goes back and forth. A table can be written in several ways that mean
- * the same.
+ * striped, delayed, past the page cache, or over other devices; a switch; and a device with two
+ * tables over two files, between which it goes back and forth. A table can be written in several
+ * ways that mean the same.
  */
 
 import type { Random } from './random.js';
@@ -125,7 +125,7 @@ function deviceWord(name: string, random: Random): string {
 
 export function anyLayout(random: Random): Layout {
   const builder = new Builder(random);
-  const kind = random.below(6);
+  const kind = random.below(7);
   let sectors = 8 * random.between(12, 36) + (random.chance(400) ? random.below(8) : 0);
   let base: string | null = null;
   let switchLayout: SwitchLayout | null = null;
@@ -148,6 +148,13 @@ export function anyLayout(random: Random): Layout {
   } else if (kind === 3) {
     switchLayout = builder.switch('sw', sectors, false);
     table = (random) => `0 ${sectors} linear ${deviceWord('sw', random)} 0`;
+  } else if (kind === 4) {
+    base = 'base';
+    const { word, offset } = builder.place('vol', sectors);
+    const milliseconds = random.between(1, 5);
+    const delayed = `0 ${sectors} delay ${word} ${offset} ${milliseconds}`;
+    builder.devices.push({ name: base, table: delayed });
+    table = (random) => `0 ${sectors} linear ${deviceWord('base', random)} 0`;
   } else {
     const segments = new Segments(builder, 'vol', sectors, 1);
     table = (random) => segments.table(random);

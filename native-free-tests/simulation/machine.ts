@@ -6,7 +6,7 @@ import type { Random } from './random.js';
 export function anyMachine(random: Random): Machine {
   return {
     atOncePerThousand: random.pick([0, 0, 100, 500, 950]),
-    diskMilliseconds: random.pick([0.02, 0.2, 0.2, 2]),
+    diskMilliseconds: random.pick([0.02, 0.2, 2, 20]),
     slowPerThousand: random.pick([0, 5, 50, 150]),
     momentMilliseconds: random.pick([0, 0.005, 0.05]),
     hooksAtOnce: random.chance(500),

@@ -229,7 +229,7 @@ export class Medium {
     twin.#capacity = this.#capacity;
     twin.#current = this.#current.slice();
     twin.#durable = this.#durable.slice();
-    for (const [sector, older] of this.#older) twin.#older.set(sector, older);
+    for (const [sector, older] of this.#older) twin.#older.set(sector, older.slice());
     twin.#versions = this.#versions;
     return twin;
   }

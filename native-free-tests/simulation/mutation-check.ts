@@ -1,42 +1,44 @@
-/** How long it takes to notice a deliberate bug. */
+/** Whether a deliberate bug is noticed, how soon, and that it is the bug that was. */
 
 import type { Mutation } from './patch.js';
-import { describeFailure, run, upTo } from './run.js';
+import { describeFailure, play, run, upTo } from './run.js';
+import { Tally } from './tally.js';
 
 export interface Caught {
   readonly seed: number;
+  /** Of all seeds that were played. */
   readonly operations: number;
-  /** Of all seeds so far. */
-  readonly operationsInAll: number;
   readonly milliseconds: number;
   readonly text: string;
+  /** What the same steps come to without the bug; null: nothing is wrong. */
+  readonly without: unknown;
 }
 
-/** Plays seed after seed with the bug until one fails; null: none of so many does. */
+/**
+ * Plays one seed after the other with the bug until one fails, and that again without the bug;
+ * null: none does.
+ */
 export async function catchMutation(
   mutation: Mutation,
-  seeds: number,
+  seeds: Iterable<number>,
   operations: number,
 ): Promise<Caught | null> {
-  const undo = mutation.apply();
   const start = process.cpuUsage();
-  let operationsInAll = 0;
-  try {
-    for (let seed = 1; seed <= seeds; seed++) {
-      const result = await run(seed, upTo(operations));
-      operationsInAll += result.operations;
-      if (result.failure === null) continue;
-      const { user, system } = process.cpuUsage(start);
-      return {
-        seed,
-        operations: result.operations,
-        operationsInAll,
-        milliseconds: Math.round((user + system) / 1000),
-        text: describeFailure(result.failure).split('\n')[0] ?? '',
-      };
-    }
-    return null;
-  } finally {
-    undo();
+  const tally = new Tally();
+  for (const seed of seeds) {
+    const undo = mutation.apply();
+    const { failure, last, tally: played } = await play(seed, operations).finally(undo);
+    tally.add(played);
+    if (failure === null) continue;
+    const { user, system } = process.cpuUsage(start);
+    const { failure: without } = await run(seed, upTo(last + 1));
+    return {
+      seed,
+      operations: tally.operations,
+      milliseconds: Math.round((user + system) / 1000),
+      text: describeFailure(failure).split('\n')[0] ?? '',
+      without,
+    };
   }
+  return null;
 }

@@ -6,8 +6,8 @@ import { outcome, until } from './clock.js';
 import { type SimDaemon, socketPath } from './daemon.js';
 import type { SimEngine } from './engine.js';
 import { SimFailure } from './failure.js';
-import type { Resolution } from './family.js';
 import { type ClientOwner, ClientRequest, CMD, SimClient } from './nbd-client.js';
+import type { Resolution } from './resolution.js';
 import type { World } from './world.js';
 
 /** Sectors that are read at once. */
@@ -67,7 +67,8 @@ export class Restart implements ClientOwner {
 
   /** Whether it is a snapshot that is invalid, and may be. */
   async #isLost(name: string): Promise<boolean> {
-    const { snapshots, change } = this.#world.family;
+    const { family } = this.#world;
+    const { snapshots, change } = family;
     const snapshot = snapshots.get(name);
     const taken = change?.kind === 'take' && change.name === name ? change.facts : null;
     if (snapshot === undefined && taken === null) return false;
@@ -80,7 +81,7 @@ export class Restart implements ClientOwner {
       if (snapshot?.invalid) throw new SimFailure('status', `${name} is valid again`);
       return false;
     }
-    if (!transient && snapshot?.mayBeInvalid !== true) {
+    if (!transient && !family.mayBeInvalid(name)) {
       throw new SimFailure('status', `${name} is Invalid, and nothing has happened to it`);
     }
     return true;

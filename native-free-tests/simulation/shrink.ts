@@ -1,22 +1,22 @@
 /**
- * Makes a run that fails shorter: operations are left out as long as it fails in the same way. Each
- * operation is what it is without the others, and so is what disks and network do from it on; so
- * most of them can go.
+ * Makes a run that fails shorter: steps are left out as long as it fails in the same way. Each step
+ * is what it is without the others, and so is what disks and network do from it on; so most of them
+ * can go.
  */
 
 import { kindOf } from './failure.js';
-import { operationAt } from './operations.js';
 import { type RunOptions, run } from './run.js';
+import { stepAt } from './steps.js';
 
 export interface Shrunk {
-  /** The operations that are left, by their numbers. */
+  /** The steps that are left, by their numbers. */
   readonly numbers: readonly number[];
   readonly failure: unknown;
   /** Runs that it took. */
   readonly runs: number;
 }
 
-/** `last`: the operation at which the run failed. Gives up after so many milliseconds. */
+/** `last`: the step at which the run failed. Gives up after so many milliseconds. */
 export async function shrink(
   seed: number,
   last: number,
@@ -35,10 +35,10 @@ export async function shrink(
     const result = await run(seed, candidate, options);
     if (result.failure === null || kindOf(result.failure) !== kind) return false;
     found = result.failure;
-    numbers = candidate.slice(0, candidate.indexOf(result.operations) + 1);
+    numbers = candidate.slice(0, candidate.indexOf(result.last) + 1);
     return true;
   };
-  const world = numbers.findLastIndex((number) => operationAt(seed, number).kind === 'world');
+  const world = numbers.findLastIndex((number) => stepAt(seed, number).kind === 'world');
   if (world > 0) await attempt(numbers.slice(world));
   for (let size = Math.ceil(numbers.length / 2); size >= 1; size = Math.floor(size / 2)) {
     // From the end, so that what led to the failure goes last.

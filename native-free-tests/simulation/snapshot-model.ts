@@ -18,6 +18,22 @@ export interface SnapshotFacts {
   readonly cowSectors: number;
 }
 
+/** Whether a COW may have had no room for what those writes have overwritten. */
+export function mayRunFull(facts: SnapshotFacts, writes: readonly Write[]): boolean {
+  const chunks = new Set<number>();
+  for (const write of writes) eachChunk(write, facts.chunkSectors, chunks);
+  return chunks.size > capacityIn(facts);
+}
+
+function capacityIn({ transient, cowSectors, chunkSectors }: SnapshotFacts): number {
+  return capacityOf(transient ? 'N' : 'P', cowSectors, chunkSectors);
+}
+
+function eachChunk({ first, sectors }: Write, chunkSectors: number, chunks: Set<number>): void {
+  const last = Math.floor((first + sectors - 1) / chunkSectors);
+  for (let chunk = Math.floor(first / chunkSectors); chunk <= last; chunk++) chunks.add(chunk);
+}
+
 export class SnapshotModel {
   readonly facts: SnapshotFacts;
   readonly device: ClientDevice;
@@ -36,8 +52,7 @@ export class SnapshotModel {
     this.facts = facts;
     this.device = device;
     this.takenBy = takenBy;
-    const { transient, cowSectors, chunkSectors } = facts;
-    this.#capacity = capacityOf(transient ? 'N' : 'P', cowSectors, chunkSectors);
+    this.#capacity = capacityIn(facts);
   }
 
   get name(): string {
@@ -46,18 +61,13 @@ export class SnapshotModel {
 
   /** A write to the origin or to the snapshot has begun. */
   touches(write: Write): void {
-    this.#eachChunk(write, this.maybe);
+    eachChunk(write, this.facts.chunkSectors, this.maybe);
   }
 
   /** It has ended well, and began when the snapshot was there. */
   touched(write: Write): void {
-    if (write.sure && write.start > this.takenBy) this.#eachChunk(write, this.sure);
-  }
-
-  #eachChunk({ first, sectors }: Write, chunks: Set<number>): void {
-    const { chunkSectors } = this.facts;
-    const last = Math.floor((first + sectors - 1) / chunkSectors);
-    for (let chunk = Math.floor(first / chunkSectors); chunk <= last; chunk++) chunks.add(chunk);
+    if (!write.sure || write.start <= this.takenBy) return;
+    eachChunk(write, this.facts.chunkSectors, this.sure);
   }
 
   /** What another snapshot has is going to be merged into the origin. */
@@ -70,6 +80,11 @@ export class SnapshotModel {
       }
       this.maybe.add(Math.floor((end - 1) / this.facts.chunkSectors));
     }
+  }
+
+  /** Its COW has room for every chunk. */
+  get isComplete(): boolean {
+    return this.#capacity * this.facts.chunkSectors >= this.device.sectors;
   }
 
   /** It may have become invalid. */
@@ -88,6 +103,8 @@ export class SnapshotModel {
       return;
     }
     if (this.invalid) this.#fail(`is "${words}", and was Invalid before`);
+    // Only those that can tell it from Invalid do.
+    if (words === 'Overflow' && this.maybe.size > this.#capacity) return;
     if (this.failed || !quiet) return;
     if (this.sure.size > this.#capacity) this.#fail(`is "${words}" with ${this.sure.size} chunks`);
     const { transient, cowSectors, chunkSectors } = this.facts;
@@ -104,7 +121,7 @@ export class SnapshotModel {
   /** Reads the COW as somebody who knows nothing else would, under a status line that was true. */
   checkCow(words: string, contents: Uint8Array): void {
     const { transient, cowSectors, chunkSectors } = this.facts;
-    if (transient || this.invalid || this.failed) return;
+    if (transient || this.invalid || this.failed || words === 'Overflow') return;
     const { exceptions, valid } = readCow(Buffer.from(contents));
     if (!valid) this.#fail('is invalid on its disk');
     for (const chunk of this.sure) {

@@ -11,11 +11,11 @@ import { type Loss, unseen } from './after-crash.js';
 import { ANY, type Cell, type Cells, uniform } from './cells.js';
 import { type Asked, ClientDevice, type DeviceRules } from './device.js';
 import { SimFailure } from './failure.js';
-import type { Check, Resolution } from './family.js';
 import { History } from './history.js';
 import { type Job, runJob } from './jobs.js';
 import type { SwitchLayout } from './layout.js';
 import type { Random } from './random.js';
+import type { Check, Resolution } from './resolution.js';
 import type { World } from './world.js';
 
 interface Moving {

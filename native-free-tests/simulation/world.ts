@@ -10,22 +10,23 @@ import { ANY, type Cells, uniform } from './cells.js';
 import { moments, outcome, until } from './clock.js';
 import { SimDaemon, socketPath, stateDirectory } from './daemon.js';
 import type { ClientDevice, ClientWorld } from './device.js';
-import { SimEngine } from './engine.js';
+import { type Machine, SimEngine } from './engine.js';
 import { SimFailure } from './failure.js';
-import { Family, type Resolution } from './family.js';
+import { Family } from './family.js';
 import { type FaultRule, Faults } from './faults.js';
 import { FileSystem } from './file-system.js';
 import { FlipModel } from './flip-model.js';
+import { addOldCows, fillFile } from './furniture.js';
 import { OracleClock } from './history.js';
 import type { JobWorld } from './jobs.js';
-import { anyLayout, type Layout, type LayoutFile, volume } from './layout.js';
+import { anyLayout, flip, type Layout, type LayoutFile, volume } from './layout.js';
 import { anyMachine } from './machine.js';
-import type { Medium } from './medium.js';
 import { type ClientOwner, SimClient } from './nbd-client.js';
 import { Random } from './random.js';
+import { type Resolution, resolveFamily } from './resolution.js';
 import { Restart } from './restart.js';
-import { sectorBytes, stamp } from './stamps.js';
 import { SwitchModel } from './switch-model.js';
+import type { Tally } from './tally.js';
 import type { TraceHash } from './trace.js';
 
 /** What worlds share, one after the other. */
@@ -34,11 +35,12 @@ export interface WorldParts {
   /** For what is tried out beside the world. */
   readonly probeArena: SimArena;
   readonly hash: TraceHash;
+  readonly tally: Tally;
   /** What has happened, for a person; null: nobody wants to know. */
   readonly trace: string[] | null;
   /** Files whose flushes do nothing, to see that it is noticed. */
   readonly liars: (path: string) => boolean;
-  /** Whenever something has reached a disk, it is tried what a power cut would leave. */
+  /** Whenever something has reached a disk, it is tried what a crash would leave. */
   readonly everyEffect: boolean;
 }
 
@@ -61,23 +63,29 @@ export class World implements ClientWorld, JobWorld {
   daemon: SimDaemon;
   readonly fileSystem = new FileSystem();
   ending = false;
-  answers = 0;
   /** Requests of all clients that have not been answered. */
   inFlight = 0;
   readonly tracing: boolean;
+  readonly tally: Tally;
   readonly parts: WorldParts;
-  readonly #machine;
+  readonly #machine: Machine;
   #stamps = 1;
   #clients = 0;
   /** Everything is there that belongs to it. */
   #made = false;
+  /** How the last daemon ended, until all has been looked at. */
+  #startsAfter: Loss | null = null;
 
   private constructor(seed: number, parts: WorldParts) {
     const random = new Random(seed);
     this.parts = parts;
     this.tracing = parts.trace !== null;
+    this.tally = parts.tally;
     this.random = new Random(random.bits());
-    this.#machine = anyMachine(random);
+    const machine = anyMachine(random);
+    // Nothing reaches a disk together with anything else, then.
+    const apart = { atOncePerThousand: 0, momentMilliseconds: 0 };
+    this.#machine = parts.everyEffect ? { ...machine, ...apart } : machine;
     this.layout = anyLayout(random);
     this.faults.shortPerThousand = random.pick([0, 0, 10, 100]);
     this.faults.liars = parts.liars;
@@ -96,25 +104,11 @@ export class World implements ClientWorld, JobWorld {
     this.flip = flipping && new FlipModel(this, flipping.tables, [fill('a'), fill('b')]);
   }
 
-  /** Gives sectors of a file contents of their own. */
-  #fill(path: string, sectors = 0): Cells {
-    const first = this.takeStamps(sectors);
-    const { offset } = this.layout.files.find((file) => file.path === path) as LayoutFile;
-    const words = new Int32Array((sectors * sectorBytes) / 4);
-    stamp(words, 0, sectors, first);
-    const medium = this.fileSystem.find(path)?.medium as Medium;
-    const bytes = new Uint8Array(words.buffer);
-    medium.answered(medium.apply(offset * sectorBytes, bytes.length, bytes, 0));
-    medium.allocate(offset * sectorBytes, bytes.length);
-    medium.harden();
-    return uniform(sectors, first);
-  }
-
   /** A world with everything in it, and clients connected. */
   static async create(seed: number, parts: WorldParts): Promise<World> {
     const world = new World(seed, parts);
     world.note(`  world: ${JSON.stringify(world.layout.devices)}`);
-    world.#addOldCows();
+    world.family.oldCows.push(...addOldCows(world.fileSystem, world.layout, world.random));
     const { engine, daemon } = world;
     await outcome(engine, 'the first start', daemon.start());
     for (const { name, table } of world.layout.devices) {
@@ -125,24 +119,15 @@ export class World implements ClientWorld, JobWorld {
     return world;
   }
 
-  /** Files that snapshots may have, full of what looks like exceptions. */
-  #addOldCows(): void {
-    for (let i = 0; i < 2; i++) {
-      const path = `/cows/old${i}.cow`;
-      const bytes = (this.layout.volumeSectors + 16 * 3) * 512 * 2;
-      const { medium } = this.fileSystem.add(path, bytes);
-      const records = new Uint32Array(bytes / 4);
-      for (let at = 0; at < records.length; at += 2) records[at] = this.random.below(200);
-      medium.answered(medium.apply(0, bytes, new Uint8Array(records.buffer), 0));
-      medium.harden();
-      this.family.oldCows.push(path);
-    }
-  }
-
   #newEngine(fileSystem: FileSystem, arena: SimArena): SimEngine {
     const { faults, random } = this;
     const { hash } = this.parts;
     return new SimEngine({ machine: this.#machine, arena, random, fileSystem, faults, hash });
+  }
+
+  #fill(path: string, sectors = 0): Cells {
+    const file = this.layout.files.find((one) => one.path === path) as LayoutFile;
+    return fillFile(this.fileSystem, file, sectors, this.takeStamps(sectors));
   }
 
   #watchedEngine(): SimEngine {
@@ -152,7 +137,9 @@ export class World implements ClientWorld, JobWorld {
     engine.watcher = async () => {
       if (!this.#made || engine.effects === seen) return;
       seen = engine.effects;
-      await this.probe();
+      // Beneath a daemon that starts after a power cut that has left its marks already.
+      if (this.#startsAfter !== 'power') await this.probe('kill');
+      await this.probe('power');
     };
     return engine;
   }
@@ -187,27 +174,29 @@ export class World implements ClientWorld, JobWorld {
     this.engine.continuations = true;
   }
 
-  mayFail(): ((ok: boolean) => boolean) | null {
+  mayFail(what: string): ((ok: boolean) => boolean) | null {
     const perThousand = this.fullPerThousand;
     this.fullPerThousand = 0;
     if (perThousand === 0) return null;
     const place = { path: stateDirectory, first: 0, end: 1 };
     const rule: FaultRule = { ...place, operation: 'space', perThousand, once: true };
     this.faults.rules.push(rule);
-    const before = this.#tables();
+    // The device that flips is changed beside the others.
+    const flips = what.startsWith(flip);
+    const before = this.#tables(flips);
     return (ok) => {
       const wasFull = !this.faults.rules.includes(rule);
       this.faults.rules = this.faults.rules.filter((other) => other !== rule);
-      const after = this.#tables();
+      const after = this.#tables(flips);
       if (ok || after === before) return wasFull;
       throw new SimFailure('undo', `found ${after} after a failure, wanted ${before}`);
     };
   }
 
-  /** All devices and their live tables. */
-  #tables(): string {
-    const all = this.daemon.catalogue.all().map(({ live, name }) => [name, live]);
-    return JSON.stringify(all);
+  /** Live tables of the device that flips, or of all others. */
+  #tables(flips: boolean): string {
+    const all = this.daemon.catalogue.all().filter(({ name }) => (name === flip) === flips);
+    return JSON.stringify(all.map(({ live, name }) => [name, live]));
   }
 
   #diskFailed(path: string): void {
@@ -262,15 +251,16 @@ export class World implements ClientWorld, JobWorld {
     this.faults.rules = [];
     this.fullPerThousand = 0;
     if (peacefully) await this.#end();
-    this.engine.abandon();
+    this.abandon();
     if (loss === 'power') this.fileSystem.losePower(this.random);
     this.engine = this.#watchedEngine();
     this.daemon = new SimDaemon(this.engine, this.unmarked);
     // What ended in peace has been flushed.
     const remembers = peacefully ? 'kill' : loss;
+    this.#startsAfter = remembers;
     const restart = new Restart(this, this.engine, this.daemon);
     await restart.start();
-    const resolution = this.#resolve(restart, remembers);
+    const resolution = this.#resolve(restart, remembers, loss);
     const stamps = await restart.check(resolution, remembers);
     const all = new Map(resolution.checks.map((check) => [check.name, check.cells]));
     resolution.commit();
@@ -287,9 +277,17 @@ export class World implements ClientWorld, JobWorld {
       }
       device.reset();
     }
+    this.#startsAfter = null;
     await restart.leave();
     await this.#tidy();
     await this.connectAll();
+    this.tally.restarts++;
+  }
+
+  /** Nothing more happens in the daemon that there is. */
+  abandon(): void {
+    this.tally.seconds += this.engine.now / 1000;
+    this.engine.abandon();
   }
 
   async #end(): Promise<void> {
@@ -304,25 +302,27 @@ export class World implements ClientWorld, JobWorld {
     if (blocks > 64) throw new SimFailure('leak', `${blocks} blocks of the arena are held`);
   }
 
-  /** What would be found if the power failed now; nothing happens to this world. */
-  async probe(): Promise<void> {
+  /** What would be found if the daemon ended now; nothing happens to this world. */
+  async probe(loss: Loss): Promise<void> {
     const fileSystem = this.fileSystem.twin();
-    fileSystem.losePower(this.random);
+    if (loss === 'power') fileSystem.losePower(this.random);
     const engine = this.#newEngine(fileSystem, this.parts.probeArena);
     const { rules } = this.faults;
     this.faults.rules = [];
     const restart = new Restart(this, engine, new SimDaemon(engine));
     await restart.start();
-    await restart.check(this.#resolve(restart, 'power'), 'power');
+    await restart.check(this.#resolve(restart, loss, loss), loss);
     restart.abandon();
     this.faults.rules = rules;
+    this.tally.probes++;
   }
 
-  #resolve(restart: Restart, loss: Loss): Resolution {
-    const family = this.family.resolve(restart.tables);
+  /** `unused`: what has become of files that no device stood on. */
+  #resolve(restart: Restart, loss: Loss, unused = loss): Resolution {
+    const family = resolveFamily(this.family, restart.tables);
     const regions = this.switch?.resolve(restart.regions, loss) ?? null;
-    const flip = this.flip?.resolve(restart.tables.get('flip') ?? null, loss) ?? null;
-    const all = [family, regions, flip].filter((one) => one !== null);
+    const flipping = this.flip?.resolve(restart.tables.get(flip) ?? null, unused) ?? null;
+    const all = [family, regions, flipping].filter((one) => one !== null);
     return {
       checks: all.flatMap(({ checks }) => checks),
       commit: () => {

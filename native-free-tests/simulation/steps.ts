@@ -1,11 +1,11 @@
 /**
- * What is done in a simulation, one operation after the other. Each is made from the run's seed and
- * its own number alone, so that it stays what it is when others are left out.
+ * What is done in a simulation, one step after the other. Each is made from the run's seed and its
+ * own number alone, so that it stays what it is when others are left out.
  */
 
 import { mix, Random } from './random.js';
 
-/** How many of so many operations are of each kind. */
+/** How many of so many steps are of each kind. */
 const weights = {
   write: 1000,
   read: 700,
@@ -39,20 +39,20 @@ const weights = {
   world: 1,
 } as const;
 
-export type OperationKind = keyof typeof weights;
+export type StepKind = keyof typeof weights;
 
-const kinds = Object.entries(weights) as [OperationKind, number][];
+const kinds = Object.entries(weights) as [StepKind, number][];
 const total = kinds.reduce((sum, [, weight]) => sum + weight, 0);
 
-export interface Operation {
+export interface Step {
   readonly index: number;
-  readonly kind: OperationKind;
+  readonly kind: StepKind;
   /** For what else there is to it. */
   readonly seed: number;
 }
 
-/** The first operation of a run makes a world. */
-export function operationAt(seed: number, index: number): Operation {
+/** The first step of a run makes a world. */
+export function stepAt(seed: number, index: number): Step {
   const own = mix(seed, index);
   if (index === 0) return { index, kind: 'world', seed: own };
   let left = new Random(own).below(total);

@@ -1,0 +1,36 @@
+/**
+ * A seed for each deliberate bug that notices it soon, by the bug's name. When steps, worlds or what
+ * is drawn for them change, other seeds do: the test finds one then, and tells it.
+ */
+export const knownSeeds: ReadonlyMap<string, number> = new Map([
+  ['what a killed daemon has left in the state directory is not made durable', 23],
+  ['what a killed daemon has left in a COW is not made durable', 106],
+  ['what was suspended without a flush is removed without one', 82],
+  ['an origin is written before its snapshot is invalid for good', 384],
+  ['a flush is answered before it is carried out', 1],
+  ['a flush leaves one of several backings out', 2],
+  ['FUA is not passed on', 1],
+  ['exceptions are committed without the flush before', 2],
+  ['exceptions are committed before the copy', 2],
+  ['writes to an origin overtake reads', 9],
+  ['a merge overtakes writes to the COW', 22],
+  ['the next area is not made zeroes', 41],
+  ['an origin is written before the exception is there', 2],
+  ['only one of several snapshots copies', 3],
+  ['a snapshot is taken while writes are on their way', 255],
+  ['the mark of an invalid snapshot is not written', 9],
+  ['exceptions are committed as their data arrives', 23],
+  ['a merge clears exceptions before it copies', 2],
+  ['a merge does not flush its origin', 11],
+  ['a move does not flush the new path', 2],
+  ['regions are moved before they are copied', 2],
+  ['moved regions are written on one side alone', 15],
+  ['a table is swapped half by half', 9],
+  ['a table is live before it is stored', 1],
+  ['a state file is written in place', 1],
+  ['a state file is not synced', 1],
+  ['the state directory is not synced', 1],
+  ['known holes are not forgotten', 1],
+  ['short transfers are taken for whole ones', 3],
+  ['a transient snapshot survives its daemon', 2],
+]);
