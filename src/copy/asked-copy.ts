@@ -15,6 +15,7 @@ import { FLUSH, type Io, type IoOwner, type IoPool } from '../device/io.js';
 import type { OpenBacking } from '../device/table.js';
 import type { Engine } from '../engine/engine.js';
 import type { CopyJobInfo, CopyMethod, CopyRequest, CopyState } from '../queue/commands.js';
+import type { CopyEngine } from './engine.js';
 import {
   COPIED_BY_CLONE,
   COPIED_BY_ENGINE,
@@ -26,8 +27,13 @@ import {
   type CopyJob,
   type CopyOwner,
 } from './job.js';
-import type { BackingSource } from './jobs.js';
 import { Throttle } from './throttle.js';
+
+/** Who has the devices and files. */
+export interface BackingSource {
+  readonly copies: CopyEngine;
+  openBacking(word: string, user: BackingUser, readOnly: boolean): OpenBacking;
+}
 
 export interface AskedCopyContext {
   readonly engine: Engine;

@@ -14,17 +14,9 @@ import {
   copyJobWaitMilliseconds,
 } from '../base/limits.js';
 import type { IoPool } from '../device/io.js';
-import type { OpenBacking } from '../device/table.js';
 import type { Engine } from '../engine/engine.js';
 import type { CopyJobInfo, CopyRequest } from '../queue/commands.js';
-import { AskedCopy } from './asked-copy.js';
-import type { CopyEngine } from './engine.js';
-
-/** Who has the devices and files. */
-export interface BackingSource {
-  readonly copies: CopyEngine;
-  openBacking(word: string, user: BackingUser, readOnly: boolean): OpenBacking;
-}
+import { AskedCopy, type BackingSource } from './asked-copy.js';
 
 export class CopyJobs {
   readonly #engine: Engine;
