@@ -209,6 +209,48 @@ t.test('remove', async (t) => {
 });
 
 t.test('rename', async (t) => {
+  t.test('reaches a file that holds what is about to be swapped in', async (t) => {
+    const { catalogue, stored } = setUp();
+    await catalogue.create({ name: 'a', table: zero });
+    await catalogue.create({ name: 'top', table: zero });
+    // The first half of a swap; what lies beneath is renamed before the second.
+    await catalogue.exclusively(['top'], async (steps) => {
+      await steps.load('top', overA);
+      await steps.fileAhead('top');
+      t.same(await stored(), { a: zero, top: overA });
+      await catalogue.rename('a', 'x');
+      t.same(await stored(), { x: zero, top: '0 8 linear dm:x 0' });
+      await steps.resume('top');
+    });
+    t.same(await stored(), { x: zero, top: '0 8 linear dm:x 0' });
+    t.match(catalogue.known('top'), { live: '0 8 linear dm:x 0', inactive: null });
+  });
+
+  t.test('of a device that is about to get another table keeps that in its file', async (t) => {
+    const { catalogue, stored } = setUp();
+    await catalogue.create({ name: 'a', table: zero });
+    await catalogue.load('a', error);
+    await catalogue.exclusively([], async (steps) => {
+      await steps.fileAhead('a');
+      await steps.rename('a', 'x');
+      t.same(await stored(), { x: error });
+      await steps.resume('x');
+    });
+    t.same(await stored(), { x: error });
+  });
+
+  t.test('knows which table a file holds that could not be written', async (t) => {
+    const { catalogue, store, stored } = setUp();
+    await catalogue.create({ name: 'a', table: zero });
+    await catalogue.create({ name: 'top', table: overA });
+    await catalogue.load('top', error);
+    store.refuse = (operation) => operation === 'write';
+    await t.rejects(catalogue.resume('top'), { code: 'ENOSPC' });
+    store.refuse = () => false;
+    await catalogue.rename('a', 'x');
+    t.same(await stored(), { x: zero, top: '0 8 linear dm:x 0' });
+  });
+
   t.test('takes the tables above along, live and inactive', async (t) => {
     const { queue, catalogue, stored } = setUp();
     await catalogue.create({ name: 'a', table: zero });

@@ -23,6 +23,8 @@ export class Restart implements ClientOwner {
   readonly #clients: SimClient[] = [];
   /** Of each client that reads: what was found, and where each answer belongs. */
   readonly #found = new Map<SimClient, Int32Array>();
+  /** Snapshots that became invalid while they were read. */
+  readonly #lost = new Set<string>();
   #unanswered = 0;
   #leaving = false;
 
@@ -56,6 +58,7 @@ export class Restart implements ClientOwner {
       this.#read(name, stamps);
     }
     await until(this.#engine, 'all is read', () => this.#unanswered === 0);
+    for (const name of this.#lost) seen.delete(name);
     for (const { name, cells } of resolution.checks) {
       const stamps = seen.get(name);
       if (stamps === undefined) continue;
@@ -103,6 +106,12 @@ export class Restart implements ClientOwner {
 
   answered(client: SimClient, request: ClientRequest): void {
     this.#unanswered--;
+    // A merge that goes on may fill it up while it is looked at.
+    if (request.error !== 0 && this.#world.family.mayBeInvalid(client.name)) {
+      this.#found.delete(client);
+      this.#lost.add(client.name);
+      return;
+    }
     if (request.error !== 0) {
       throw new SimFailure('error', `${client.name} cannot be read: errno ${request.error}`);
     }

@@ -25,13 +25,15 @@ export interface KnownDevice {
 
 /** A device's table texts; all of them follow when a device beneath is renamed. */
 export interface Texts {
-  /** The live table, null when there is none; this is what the file holds. */
+  /** The live table, null when there is none. */
   live: string | null;
   inactive: string | null;
   /** On its way into the inactive slot. */
   loading: string | null;
   /** The live table before a resume that has not succeeded yet. */
   previous: string | null;
+  /** What the file holds, or is going to when what is being written is; null: there is no file. */
+  file: string | null;
 }
 
 export interface Entry {
@@ -103,7 +105,7 @@ export class Entries {
     }
   }
 
-  /** Moves the entry, changes every text that names it, gives back the live texts as they were. */
+  /** Moves the entry, changes every text that names it, gives back those of files as they were. */
   rename(name: string, newName: string): Map<string, string | null> {
     const moved = this.#entries.get(name);
     if (moved !== undefined) {
@@ -112,8 +114,8 @@ export class Entries {
     }
     const before = new Map<string, string | null>();
     for (const [other, { texts }] of this.#entries) {
-      before.set(other, texts.live);
-      for (const slot of ['live', 'inactive', 'loading', 'previous'] as const) {
+      before.set(other, texts.file);
+      for (const slot of ['live', 'inactive', 'loading', 'previous', 'file'] as const) {
         const text = texts[slot];
         if (text !== null) texts[slot] = renameInTable(text, name, newName);
       }

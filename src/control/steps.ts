@@ -92,7 +92,7 @@ export class Steps {
   /** Makes a device whose file, if it has one, is there already. */
   async bringUp(device: StoredDevice, stored: boolean): Promise<void> {
     const entry = await this.#make(device, { stored, restored: stored });
-    if (stored) entry.filed = entry.texts.live;
+    if (stored) entry.filed = entry.texts.file = entry.texts.live;
   }
 
   async load(name: string, table: string): Promise<void> {
@@ -219,7 +219,7 @@ export class Steps {
     await removed.catch((error: unknown) => {
       if (sure || !(error instanceof MapperError) || error.errno !== ENOENT) throw error;
     });
-    entry.filed = null;
+    entry.filed = entry.texts.file = null;
   }
 
   /** Removes the device and leaves its file, if it has one. */
@@ -233,7 +233,7 @@ export class Steps {
     const { stored, restored = false } = making;
     const known = this.entries.get(name);
     const text = table === undefined ? null : stripComments(table);
-    const texts: Texts = { live: text, inactive: null, loading: null, previous: null };
+    const texts: Texts = { live: text, inactive: null, loading: null, previous: null, file: null };
     const rest = { created, policy, filed: null, counters: null };
     const entry: Entry = { texts, readOnly, stored, ...rest };
     // Known before the queue answers, so that a rename beneath it in the meantime reaches it. One
@@ -302,9 +302,18 @@ export class Steps {
   async #write(name: string, entry: Entry, table: string | null): Promise<void> {
     if (this.#store === null || !entry.stored || table === null) return;
     if (entry.filed === null) await this.regions.forget(name);
+    const { texts } = entry;
+    const before = texts.file;
     entry.filed = unsure;
-    await this.#store.write(storedDevice(name, entry, table));
-    entry.filed = table;
+    texts.file = table;
+    try {
+      await this.#store.write(storedDevice(name, entry, table));
+    } catch (error) {
+      if (texts.file === table) texts.file = before;
+      throw error;
+    }
+    // A rename beneath it in the meantime writes the file once more.
+    if (texts.file === table) entry.filed = table;
   }
 
   /** The file and the inactive slot as they are now that the queue has refused to swap. */
@@ -333,6 +342,7 @@ export class Steps {
         { stored: entry.stored, restored: true },
       );
       again.filed = unsure;
+      again.texts.file = table;
       return new MapperError(errno, `${messageOf(cause)}; the device was put back`);
     } catch (error) {
       const text = `the device is gone until the next start (${messageOf(error)})`;
@@ -349,18 +359,19 @@ export class Steps {
     if (store === null) return;
     const above: Rewrite[] = [];
     for (const [other, entry] of this.entries) {
-      const { live } = entry.texts;
+      // Which need not be the live table: a swap that is under way has written the next one.
+      const { file } = entry.texts;
       const old = before.get(other) ?? null;
-      if (entry.filed === null || old === null || live === null || live === old) continue;
+      if (entry.filed === null || old === null || file === null || file === old) continue;
       entry.filed = unsure;
       above.push({
         before: storedDevice(other, entry, old),
-        after: storedDevice(other, entry, live),
+        after: storedDevice(other, entry, file),
       });
     }
     const renamed = this.entries.get(newName);
-    if (renamed !== undefined && renamed.filed !== null && renamed.texts.live !== null) {
-      await store.rename(storedDevice(name, renamed, renamed.texts.live), newName, above);
+    if (renamed !== undefined && renamed.filed !== null && renamed.texts.file !== null) {
+      await store.rename(storedDevice(name, renamed, renamed.texts.file), newName, above);
     } else {
       // A device of the command line has no file; those above it may have.
       for (const { after } of above) await store.write(after);
@@ -377,6 +388,6 @@ export class Steps {
   /** A device that the queue does not know gets no entry: these texts go nowhere. */
   #textsOf(name: string): Texts {
     const texts = this.entries.get(name)?.texts;
-    return texts ?? { live: null, inactive: null, loading: null, previous: null };
+    return texts ?? { live: null, inactive: null, loading: null, previous: null, file: null };
   }
 }
