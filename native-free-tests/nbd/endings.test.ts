@@ -316,6 +316,27 @@ t.test(
   },
 );
 
+t.test('leaves simple requests that it has not begun to the next daemon', async (t) => {
+  const bench = await begin();
+  const { rig, disk } = bench;
+  disk.stuck = true;
+  const client = rig.connect('it', simple);
+  const under = Array.from({ length: 8 }, (_, i) => client.read(i * 512, 2 * MiB));
+  const late = [client.read(0, MiB), client.ask(CMD.flush), client.write(0, pattern(500, 1))];
+  const broken = { type: CMD.write, cookie: 9000, offset: 0, payload: pattern(600, 1) };
+  client.expect(broken);
+  client.socket.push(request(broken).subarray(0, 100));
+  rig.work();
+  const down = rig.server.shutdown();
+  drain(bench);
+  for (const cookie of under) t.equal(client.reply(cookie)?.error, 0);
+  for (const cookie of [...late, 9000]) t.equal(client.reply(cookie), undefined);
+  t.ok(client.socket.closed);
+  disk.letGo();
+  await rig.wait(down);
+  rig.atRest();
+});
+
 t.test('answers ESHUTDOWN to requests that were received and not taken', async (t) => {
   const bench = await begin();
   const { rig, disk } = bench;

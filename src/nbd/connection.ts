@@ -9,7 +9,7 @@
  * or handshake replies wait to be sent, so a client that does not read stops being read from.
  */
 
-import { errnoName } from '../base/errno.js';
+import { ESHUTDOWN, errnoName } from '../base/errno.js';
 import { connections, disconnectMilliseconds } from '../base/limits.js';
 import type { Device, DeviceUser } from '../device/device.js';
 import type { Completion, EngineSocket, Timer, TurnEnd } from '../engine/engine.js';
@@ -20,7 +20,7 @@ import type { Peer } from './peer.js';
 import type { Greeted } from './piped.js';
 import type { ReceiveWindow } from './receive-window.js';
 import { ReceiveWindows } from './receive-windows.js';
-import type { ReplyBatch } from './reply.js';
+import { type ReplyBatch, SIMPLE } from './reply.js';
 import type { Request } from './request.js';
 import type { Resources } from './resources.js';
 import { Session, type SessionOwner } from './session.js';
@@ -235,7 +235,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
 
   /** SessionOwner: a request is to be answered. */
   ended(request: Request): void {
-    if (this.#broken) {
+    if (this.#broken || this.#isForTheNext(request)) {
       this.#session?.release(request);
       this.#closeWhenDone();
       return;
@@ -249,6 +249,14 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     else this.#readyLast.next = request;
     this.#readyLast = request;
     this.#wakeSender();
+  }
+
+  /**
+   * Not begun when the daemon was told to end. The kernel's client, which has simple replies, takes
+   * any error for one of the disk; what has no answer it asks the next daemon, if it is to wait.
+   */
+  #isForTheNext(request: Request): boolean {
+    return request.error === ESHUTDOWN && this.#session?.replies === SIMPLE;
   }
 
   /** There is one more piece to be sent of the first READ, or an error. */
@@ -373,7 +381,10 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     this.#fail('the device was removed');
   }
 
-  /** The daemon goes down: what is in flight is answered, what comes now gets ESHUTDOWN. */
+  /**
+   * The daemon goes down: what is in flight is answered, what comes now gets ESHUTDOWN, or nothing
+   * where replies are simple.
+   */
   shutdown(): void {
     if (this.#closing) return;
     this.#handshake?.refuse('the server is shutting down');
