@@ -69,7 +69,9 @@ onEachEngine(t, 'socket activation', ['nbdinfo', 'nbdcopy'], async (t, engine, f
     const uris = [`nbd+unix:///?socket=${path}`, `nbd://127.0.0.1:${port}/`];
     t.strictSame(await daemon.serving(), uris);
     t.match(daemon.stderr, '"sockets":["one","two"]');
-    t.equal(daemon.stdout, uris.map((uri) => `${uri}\n`).join(''));
+    const lines = uris.map((uri) => `${uri}\n`).join('');
+    await until('the URIs are there', () => daemon.stdout.length >= lines.length);
+    t.equal(daemon.stdout, lines);
     for (const uri of uris) t.equal(await succeed('nbdinfo', ['--size', uri]), '1048576\n');
     t.match(await daemon.stop(), { code: 0 });
     t.ok(statSync(path).isSocket(), 'whoever made it removes it');
