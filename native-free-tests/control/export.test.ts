@@ -12,7 +12,7 @@ import { Catalogue } from '../../src/control/catalogue.js';
 import { controlMethods } from '../../src/control/commands.js';
 import { formatPolicy, takePolicy } from '../../src/control/export-text.js';
 import { Exports } from '../../src/control/exports.js';
-import type { NamedExport, Topic, Version } from '../../src/control/messages.js';
+import type { NamedExport, Topic } from '../../src/control/messages.js';
 import { Regions } from '../../src/control/regions.js';
 import { Rpc } from '../../src/control/rpc.js';
 import { Snapshots } from '../../src/control/snapshots.js';
@@ -23,6 +23,7 @@ import { type ExportPolicy, openPolicy } from '../../src/nbd/export-policy.js';
 import { CrashFiles, systemError } from './crash-files.js';
 import { FakeQueue } from './fake-queue.js';
 import { QuietLog } from './quiet-log.js';
+import { someVersion as version } from './some-version.js';
 
 const zero = '0 8 zero';
 const image = '0 2048 linear /none/vol.img 0';
@@ -434,17 +435,6 @@ t.test('snapshots', async (t) => {
     t.same(queue.tables, { vol: image });
   });
 });
-
-const version: Version = {
-  name: 'mapperd',
-  version: '0.0.0',
-  protocol: 1,
-  engine: 'node',
-  engineReason: 'asked for',
-  node: '20',
-  pid: 1,
-  state: null,
-};
 
 t.test('the method', async (t) => {
   const { queue, catalogue, log } = setUp();

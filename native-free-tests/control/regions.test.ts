@@ -27,6 +27,7 @@ import {
 import { CrashFiles } from './crash-files.js';
 import { FakeQueue } from './fake-queue.js';
 import { QuietLog } from './quiet-log.js';
+import { someVersion as version } from './some-version.js';
 
 /** Regions of 8 sectors; a fresh table has region i on path i modulo paths. */
 const switchOf = (regions: number, paths: number, regionSectors = 8, begin = 0): string => {
@@ -370,16 +371,6 @@ async function serve(t: Test) {
   const one = await start();
   const { queue, catalogue, regions, log } = one;
   const snapshots = new Snapshots(queue, catalogue, null, log);
-  const version = {
-    name: 'mapperd',
-    version: '0.0.0',
-    protocol: 1,
-    engine: 'node',
-    engineReason: null,
-    node: '20',
-    pid: 1,
-    state: null,
-  } as const;
   const methods = controlMethods({ queue, catalogue, snapshots, regions, version });
   const server = new ControlServer(new Rpc(methods, log), log);
   const path = join(directory, `${sockets++}.sock`);

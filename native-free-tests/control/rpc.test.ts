@@ -6,23 +6,13 @@ import {
 } from '../../src/base/limits.js';
 import { Catalogue } from '../../src/control/catalogue.js';
 import { controlMethods } from '../../src/control/commands.js';
-import type { Topic, Version } from '../../src/control/messages.js';
+import type { Topic } from '../../src/control/messages.js';
 import { Regions } from '../../src/control/regions.js';
 import { Rpc } from '../../src/control/rpc.js';
 import { Snapshots } from '../../src/control/snapshots.js';
 import { FakeQueue } from './fake-queue.js';
 import { QuietLog } from './quiet-log.js';
-
-const version: Version = {
-  name: 'mapperd',
-  version: '0.0.0',
-  protocol: 1,
-  engine: 'node',
-  engineReason: 'asked for',
-  node: '20',
-  pid: 1,
-  state: null,
-};
+import { someVersion as version } from './some-version.js';
 
 function setUp() {
   const queue = new FakeQueue();

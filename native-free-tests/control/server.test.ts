@@ -34,17 +34,7 @@ import { StateLock } from '../../src/control/state-lock.js';
 import { ControlClient } from '../../src/ctl/client.js';
 import { FakeQueue } from './fake-queue.js';
 import { QuietLog } from './quiet-log.js';
-
-const version = {
-  name: 'mapperd',
-  version: '0.0.0',
-  protocol: 1,
-  engine: 'node',
-  engineReason: null,
-  node: '20',
-  pid: 1,
-  state: null,
-} as const;
+import { someVersion as version } from './some-version.js';
 
 const directories: string[] = [];
 function newDirectory(): string {

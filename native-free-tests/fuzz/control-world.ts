@@ -11,17 +11,7 @@ import { Rpc, type RpcMethod } from '../../src/control/rpc.js';
 import { Snapshots } from '../../src/control/snapshots.js';
 import type { QueueCommand, QueueCommands } from '../../src/queue/commands.js';
 import { FakeQueue } from '../control/fake-queue.js';
-
-const version = {
-  name: 'mapperd',
-  version: '0.0.0',
-  protocol: 1,
-  engine: 'node',
-  engineReason: null,
-  node: '20',
-  pid: 1,
-  state: null,
-} as const;
+import { someVersion as version } from '../control/some-version.js';
 
 const nothing = (): Promise<never> => Promise.reject(new MapperError(ENOENT, 'found no file'));
 

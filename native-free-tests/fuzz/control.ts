@@ -16,11 +16,12 @@ import { Rpc } from '../../src/control/rpc.js';
 import { ControlServer } from '../../src/control/server.js';
 import { TcpAccess } from '../../src/control/tcp-access.js';
 import type { QueueEvent } from '../../src/queue/commands.js';
+import { mix } from '../simulation/random.js';
 import { type ControlWorld, makeControlWorld } from './control-world.js';
 import { anyFrames, anyHead, goodKey, listedOrigin, token } from './frames.js';
 import type { Input } from './input.js';
 import { cutUp } from './mutate.js';
-import { mix, Random } from './random.js';
+import { Random } from './random.js';
 import { within } from './rpc.js';
 import { expect, type Subject, type SubjectMaker } from './subject.js';
 
@@ -200,12 +201,12 @@ async function play(
   for (const chunk of cutUp(random, bytes)) {
     if (wire.destroyed || wire.readableEnded) break;
     wire.push(chunk);
-    if (random.chance(10)) server.publish(random.pick(events));
+    if (random.percent(10)) server.publish(random.pick(events));
     for (let left = random.between(0, most); left > 0; left--) {
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
-  const breaks = random.chance(10);
+  const breaks = random.percent(10);
   if (breaks) wire.destroy();
   else if (!wire.destroyed) wire.push(null);
   wire.resume();
@@ -259,7 +260,7 @@ export async function makeControlSubject(
       const world: ControlWorld = await makeControlWorld();
       rpc.now = world.rpc;
       const random = new Random(mix(variant, 10));
-      const isGuarded = new Random(mix(variant, 12)).chance(30);
+      const isGuarded = new Random(mix(variant, 12)).percent(30);
       const { http, server } = isGuarded ? guarded : open;
       const client = Buffer.concat(pieces);
       const output = await play(http, server, client, random);

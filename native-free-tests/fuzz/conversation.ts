@@ -6,6 +6,7 @@
 import { Buffer } from 'node:buffer';
 import { ECONNRESET } from '../../src/base/errno.js';
 import { packPreamble, unpackPreamble } from '../../src/nbd/piped.js';
+import { mix } from '../simulation/random.js';
 import { judgeHandshake } from './handshake-judge.js';
 import type { Input } from './input.js';
 import { cutUp, damaged } from './mutate.js';
@@ -20,7 +21,7 @@ import {
 import { anyHandshake, likelyHandshake, u32 } from './nbd-options.js';
 import { anyRequests } from './nbd-requests.js';
 import { refusePoison } from './poison.js';
-import { mix, Random } from './random.js';
+import { Random } from './random.js';
 import { ReplyJudge, readRequests } from './reply-judge.js';
 import { expect, type Subject, type SubjectMaker } from './subject.js';
 
@@ -32,24 +33,24 @@ function isExtended(pieces: readonly Buffer[]): boolean {
 }
 
 function anyConversation(random: Random): Buffer[] {
-  const pieces = random.chance(90)
+  const pieces = random.percent(90)
     ? likelyHandshake(random, hostNames, 2)
     : anyHandshake(random, hostNames);
   return [...pieces, ...anyRequests(random, isExtended(pieces))];
 }
 
 function anyPreamble(random: Random, clientFlags: number): Buffer {
-  const host = random.chance(50) ? null : random.pick(['127.0.0.1', '::1', 'x', 'y'.repeat(255)]);
+  const host = random.percent(50) ? null : random.pick(['127.0.0.1', '::1', 'x', 'y'.repeat(255)]);
   const name = random.pick(['unix', '', '[::1]:9', '\u00e9'.repeat(random.below(600))]);
-  const spentMilliseconds = random.chance(90) ? random.below(9000) : random.edge(32);
-  const resume = random.chance(60) ? { clientFlags, spentMilliseconds } : null;
-  const bytes = packPreamble({ peer: { name, host, secure: random.chance(50) }, resume });
-  return random.chance(25) ? damaged(random, bytes) : bytes;
+  const spentMilliseconds = random.percent(90) ? random.below(9000) : random.edge(32);
+  const resume = random.percent(60) ? { clientFlags, spentMilliseconds } : null;
+  const bytes = packPreamble({ peer: { name, host, secure: random.percent(50) }, resume });
+  return random.percent(25) ? damaged(random, bytes) : bytes;
 }
 
 function anyPiped(random: Random): Buffer[] {
   const pieces = anyConversation(random);
-  const preamble = anyPreamble(random, random.chance(90) ? 3 : random.edge(32));
+  const preamble = anyPreamble(random, random.percent(90) ? 3 : random.edge(32));
   // A client that has been greeted has sent its flags.
   const greeted = preamble.length > 4 && ((preamble[4] as number) & 2) !== 0;
   return [preamble, ...(greeted ? pieces.slice(1) : pieces)];
@@ -100,16 +101,16 @@ function play(
   trouble: Random,
 ): Played {
   const { engine } = host;
-  const evicted = trouble.chance(6);
-  const relax = trouble.chance(4) ? host.press(trouble) : null;
-  if (random.chance(70)) engine.shuffle((limit) => random.below(limit));
+  const evicted = trouble.percent(6);
+  const relax = trouble.percent(4) ? host.press(trouble) : null;
+  if (random.percent(70)) engine.shuffle((limit) => random.below(limit));
   else {
     engine.pick = () => 0;
     engine.early = () => false;
   }
-  socket.atOnce = random.chance(20);
-  const slow = random.chance(15);
-  const breaks = random.chance(5);
+  socket.atOnce = random.percent(20);
+  const slow = random.percent(15);
+  const breaks = random.percent(5);
   if (slow) socket.takeReplies(false);
   const chunks = cutUp(random, bytes);
   const turn = random.below(chunks.length + 1);
@@ -117,16 +118,16 @@ function play(
   for (const [number, chunk] of chunks.entries()) {
     socket.push(chunk);
     for (let left = random.between(0, most); left > 0; left--) host.turn();
-    if (evicted && trouble.chance(20)) host.evict(trouble.chance(50));
-    if (relax !== null && trouble.chance(5)) relax();
+    if (evicted && trouble.percent(20)) host.evict(trouble.percent(50));
+    if (relax !== null && trouble.percent(5)) relax();
     if (number !== turn) continue;
     if (slow) socket.takeReplies(true);
     if (breaks) socket.breakSends();
   }
   if (breaks) socket.breakSends();
-  const stuck = slow && random.chance(20);
+  const stuck = slow && random.percent(20);
   socket.takeReplies(!stuck);
-  const reset = random.chance(10);
+  const reset = random.percent(10);
   if (!reset) {
     // What was asked for is answered before the end is told of, or behind it.
     for (let left = random.pick([0, 3, 50]); left > 0; left--) host.turn();

@@ -63,7 +63,7 @@ export function chunkByte(chunk: number): number {
 
 /** A header, then the chunks: right, or with damage that a generator has chosen. */
 export function anyCow(random: Random, originSectors: number): Buffer[] {
-  if (random.chance(4)) return [random.bytes(random.below(4096))];
+  if (random.percent(4)) return [random.bytes(random.below(4096))];
   const chunkSectors = random.pick([1, 1, 1, 2, 4, 8, 16]);
   const bytes = chunkSectors * 512;
   const records = chunkSectors * 32;
@@ -74,15 +74,15 @@ export function anyCow(random: Random, originSectors: number): Buffer[] {
   for (let area = 1; area < chunks; area += records + 1) (pieces[area] as Buffer).fill(0);
   const header = pieces[0] as Buffer;
   header.fill(0);
-  if (random.chance(95)) {
+  if (random.percent(95)) {
     header.writeUInt32LE(0x70416e53, 0);
-    header.writeUInt32LE(random.chance(88) ? 1 : random.pick([0, 0, 2, random.edge(32)]), 4);
+    header.writeUInt32LE(random.percent(88) ? 1 : random.pick([0, 0, 2, random.edge(32)]), 4);
     header.writeUInt32LE(1, 8);
     header.writeUInt32LE(chunkSectors, 12);
   }
   putRecords(random, pieces, records, originChunks);
-  if (random.chance(40)) damageCow(random, pieces, records, originChunks);
-  if (random.chance(5))
+  if (random.percent(40)) damageCow(random, pieces, records, originChunks);
+  if (random.percent(5))
     pieces[chunks - 1] = (pieces[chunks - 1] as Buffer).subarray(0, bytes - 100);
   return pieces;
 }
@@ -103,7 +103,7 @@ function putRecords(
   originChunks: number,
 ): void {
   const most = Math.min(originChunks, pieces.length - 2);
-  const count = random.chance(20) ? most : random.below(most + 1);
+  const count = random.percent(20) ? most : random.below(most + 1);
   let oldChunk = random.below(originChunks);
   const used = new Set<number>();
   let newChunk = 2;
@@ -115,8 +115,8 @@ function putRecords(
     used.add(oldChunk);
     place.area.writeBigUInt64LE(BigInt(oldChunk), place.at);
     place.area.writeBigUInt64LE(BigInt(newChunk), place.at + 8);
-    if (random.chance(30)) oldChunk = random.below(originChunks);
-    newChunk += random.chance(95) ? 1 : 2;
+    if (random.percent(30)) oldChunk = random.below(originChunks);
+    newChunk += random.percent(95) ? 1 : 2;
   }
 }
 
@@ -125,7 +125,7 @@ function damageCow(random: Random, pieces: Buffer[], records: number, originChun
   switch (random.below(5)) {
     case 0: {
       const wanted = random.pick([0, 4, 8, 12]);
-      header.writeUInt32LE(random.chance(50) ? 1 << random.below(24) : random.edge(32), wanted);
+      header.writeUInt32LE(random.percent(50) ? 1 << random.below(24) : random.edge(32), wanted);
       break;
     }
     case 1:
@@ -133,7 +133,7 @@ function damageCow(random: Random, pieces: Buffer[], records: number, originChun
       const place = recordAt(pieces, records, random.below(40));
       if (place === null) break;
       const near = BigInt(random.below(Math.max(originChunks, pieces.length) + 2));
-      const value = random.chance(70) ? near : random.wide();
+      const value = random.percent(70) ? near : random.wide();
       place.area.writeBigUInt64LE(value, place.at + random.pick([0, 8, 8]));
       break;
     }

@@ -9,11 +9,12 @@ import type { Device } from '../../src/device/device.js';
 import { FLUSH, READ, WRITE } from '../../src/device/io.js';
 import type { DeviceRegistry } from '../../src/device/registry.js';
 import type { IoClient } from '../device/io-client.js';
+import { mix } from '../simulation/random.js';
 import { anyCow, type ReadStore, readStore } from './cow-image.js';
 import { DeviceHost } from './device-host.js';
 import type { Input } from './input.js';
 import { refusePoison } from './poison.js';
-import { mix, Random } from './random.js';
+import { Random } from './random.js';
 import { expect, reasonedRefusal, type Subject, type SubjectMaker } from './subject.js';
 
 const originSectors = 40;
@@ -59,7 +60,7 @@ class CowCheck {
     const asked = random.pick(askedSizes);
     await place.putCow(image);
     const wanted = this.#read(image, asked, originSectors);
-    const merges = place.resetOrigin !== undefined && wanted?.valid === true && random.chance(20);
+    const merges = place.resetOrigin !== undefined && wanted?.valid === true && random.percent(20);
     if (merges && wanted !== null) {
       await this.#merge(asked, wanted, image);
       place.resetOrigin?.();
@@ -236,7 +237,7 @@ export function makeCowSubject(
     },
   };
   const tidy = (random: Random): void => {
-    if (random.chance(70)) host.engine.shuffle((limit) => random.below(limit));
+    if (random.percent(70)) host.engine.shuffle((limit) => random.below(limit));
     cow.calls.length = 0;
     origin.calls.length = 0;
   };

@@ -13,7 +13,7 @@ export const listedOrigin = 'https://board:8443';
 
 /** The head of a request that should become a WebSocket, or of another one. */
 export function anyHead(random: Random): Buffer {
-  const odd = random.chance(20);
+  const odd = random.percent(20);
   const method = odd ? random.pick(['GET', 'POST', 'get', 'OPTIONS', 'PRI']) : 'GET';
   const path = odd ? random.pick(['/', '*', '/x?y', 'http://x/', `/${'y'.repeat(9000)}`]) : '/';
   const version = odd ? random.pick(['HTTP/1.1', 'HTTP/1.0', 'HTTP/2.0', 'HTTP']) : 'HTTP/1.1';
@@ -25,21 +25,21 @@ export function anyHead(random: Random): Buffer {
     ['Sec-WebSocket-Version', odd ? random.pick(['13', '8', '12', 'x']) : '13'],
     ['Sec-WebSocket-Key', odd ? random.pick([goodKey, 'x', '']) : goodKey],
   ];
-  if (random.chance(20)) headers.push(['Sec-WebSocket-Extensions', 'permessage-deflate']);
-  if (random.chance(5)) headers.push(['Sec-WebSocket-Extensions', 'x; "']);
-  if (random.chance(10))
+  if (random.percent(20)) headers.push(['Sec-WebSocket-Extensions', 'permessage-deflate']);
+  if (random.percent(5)) headers.push(['Sec-WebSocket-Extensions', 'x; "']);
+  if (random.percent(10))
     headers.push(['Sec-WebSocket-Protocol', random.pick(['a, b', ',', 'a a'])]);
-  if (random.chance(15)) headers.push(['Origin', random.pick(['http://x', listedOrigin, 'null'])]);
-  if (random.chance(30)) {
+  if (random.percent(15)) headers.push(['Origin', random.pick(['http://x', listedOrigin, 'null'])]);
+  if (random.percent(30)) {
     const other = random.pick(['', 'Bearer', `Basic ${token}`, `Bearer ${token.slice(1)}`]);
     headers[1] = ['Authorization', other];
   }
-  if (random.chance(5)) headers.push(['Content-Length', random.pick(['5', '-1', '5, 6'])]);
-  if (random.chance(3)) headers.push(['Transfer-Encoding', 'chunked']);
-  if (odd && random.chance(30)) headers.splice(random.below(headers.length), 1);
+  if (random.percent(5)) headers.push(['Content-Length', random.pick(['5', '-1', '5, 6'])]);
+  if (random.percent(3)) headers.push(['Transfer-Encoding', 'chunked']);
+  if (odd && random.percent(30)) headers.splice(random.below(headers.length), 1);
   const lines = headers.map(([name, value]) => `${name}: ${value}\r\n`).join('');
   const head = Buffer.from(`${method} ${path} ${version}\r\n${lines}\r\n`, 'latin1');
-  return random.chance(5) ? damaged(random, head) : head;
+  return random.percent(5) ? damaged(random, head) : head;
 }
 
 interface FrameWish {
@@ -49,13 +49,13 @@ interface FrameWish {
 }
 
 function frame(random: Random, { opcode, payload, last = true }: FrameWish): Buffer {
-  const odd = random.chance(3);
+  const odd = random.percent(3);
   const first = (last ? 0x80 : 0) | opcode | (odd ? random.pick([0x10, 0x20, 0x40]) : 0);
-  const isMasked = !random.chance(1);
+  const isMasked = !random.percent(1);
   const form = payload.length > 65_535 ? 127 : payload.length > 125 ? 126 : payload.length;
   // Longer forms than are needed, and lengths that are lies.
-  const chosen = random.chance(2) ? random.pick([126, 127]) : form;
-  const length = random.chance(1) ? random.edge(33) : payload.length;
+  const chosen = random.percent(2) ? random.pick([126, 127]) : form;
+  const length = random.percent(1) ? random.edge(33) : payload.length;
   const parts = [Buffer.from([first, (isMasked ? 0x80 : 0) | chosen])];
   if (chosen === 126) {
     const bytes = Buffer.alloc(2);
@@ -77,19 +77,19 @@ function frame(random: Random, { opcode, payload, last = true }: FrameWish): Buf
 
 /** The frames of one message, each a piece; a ping may be in between. */
 function message(random: Random, opcode: number, payload: Buffer): Buffer[] {
-  if (random.chance(85)) return [frame(random, { opcode, payload })];
+  if (random.percent(85)) return [frame(random, { opcode, payload })];
   const cut = random.below(payload.length + 1);
   const pieces = [frame(random, { opcode, payload: payload.subarray(0, cut), last: false })];
-  if (random.chance(20)) pieces.push(frame(random, { opcode: 9, payload: Buffer.from('?') }));
+  if (random.percent(20)) pieces.push(frame(random, { opcode: 9, payload: Buffer.from('?') }));
   pieces.push(frame(random, { opcode: 0, payload: payload.subarray(cut) }));
   return pieces;
 }
 
 function closing(random: Random): Buffer {
   const code = Buffer.alloc(2);
-  code.writeUInt16BE(random.chance(70) ? random.pick([1000, 1001, 3000]) : random.edge(16));
-  const payload = Buffer.concat([code, random.chance(20) ? random.bytes(5) : Buffer.alloc(0)]);
-  return frame(random, { opcode: 8, payload: random.chance(20) ? Buffer.alloc(0) : payload });
+  code.writeUInt16BE(random.percent(70) ? random.pick([1000, 1001, 3000]) : random.edge(16));
+  const payload = Buffer.concat([code, random.percent(20) ? random.bytes(5) : Buffer.alloc(0)]);
+  return frame(random, { opcode: 8, payload: random.percent(20) ? Buffer.alloc(0) : payload });
 }
 
 /** Text, binary, ping, pong and close frames, and others. */
@@ -100,7 +100,7 @@ export function anyFrames(random: Random): Buffer[] {
         frame(random, { opcode: random.pick([9, 10]), payload: random.bytes(random.below(130)) }),
       ];
     case 1:
-      return random.chance(40) ? [closing(random)] : [];
+      return random.percent(40) ? [closing(random)] : [];
     case 2: {
       const section = Buffer.concat(
         anySection(random, { paths: 3, regionSectors: 8, regions: 20, sector: 96 }),
@@ -118,7 +118,7 @@ export function anyFrames(random: Random): Buffer[] {
     case 4: {
       const opcode = random.below(16);
       const bytes = frame(random, { opcode, payload: random.bytes(random.below(20)) });
-      return [random.chance(50) ? damaged(random, bytes) : bytes];
+      return [random.percent(50) ? damaged(random, bytes) : bytes];
     }
     case 6:
       return message(random, 1, Buffer.from('{"jsonrpc":"2.0","method":"subscribe"}'));

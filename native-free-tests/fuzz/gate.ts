@@ -5,11 +5,12 @@
 
 import { Buffer } from 'node:buffer';
 import { BeforeTls } from '../../src/gate/before-tls.js';
+import { mix } from '../simulation/random.js';
 import { handshakeNames } from './handshake.js';
 import type { Input } from './input.js';
 import { cutUp } from './mutate.js';
 import { anyHandshake } from './nbd-options.js';
-import { mix, Random } from './random.js';
+import { Random } from './random.js';
 import { expect, type Subject, type SubjectMaker } from './subject.js';
 
 interface Read {
@@ -67,7 +68,7 @@ export type MakeGate = (mode: 'on' | 'require') => BeforeTls;
 
 function check(make: MakeGate, { variant, pieces }: Input): void {
   const random = new Random(mix(variant, 2));
-  const required = random.chance(50);
+  const required = random.percent(50);
   const bytes = Buffer.concat(pieces);
   const wanted = readWhole(bytes, required);
   const machine = make(required ? 'require' : 'on');

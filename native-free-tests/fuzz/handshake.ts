@@ -5,11 +5,12 @@ import type { ExportDirectory } from '../../src/nbd/export.js';
 import { Handshake } from '../../src/nbd/handshake.js';
 import { type ProtocolOptions, wholeProtocol } from '../../src/nbd/protocol-options.js';
 import { directoryOf, exportInfo } from '../nbd/conversation.js';
+import { mix } from '../simulation/random.js';
 import { type JudgedExports, judgeHandshake } from './handshake-judge.js';
 import type { Input } from './input.js';
 import { cutUp } from './mutate.js';
 import { anyHandshake, type Names } from './nbd-options.js';
-import { mix, Random } from './random.js';
+import { Random } from './random.js';
 import { expect, type Subject, type SubjectMaker } from './subject.js';
 
 const sizeBytes = 2 ** 40 + 512;
@@ -70,14 +71,14 @@ function play(make: () => Handshake, chunks: readonly Buffer[]): Played {
 
 function check(makeOne: MakeHandshake, { variant, pieces }: Input): void {
   const circumstances = new Random(mix(variant, 11));
-  const isWhole = circumstances.chance(80);
+  const isWhole = circumstances.percent(80);
   const protocol = {
     ...wholeProtocol,
-    structuredReplies: isWhole || circumstances.chance(50),
-    extendedHeaders: isWhole || circumstances.chance(50),
-    metaContexts: isWhole || circumstances.chance(50),
+    structuredReplies: isWhole || circumstances.percent(50),
+    extendedHeaders: isWhole || circumstances.percent(50),
+    metaContexts: isWhole || circumstances.percent(50),
   };
-  const secure = circumstances.chance(50);
+  const secure = circumstances.percent(50);
   const make = (): Handshake => makeOne(protocol, secure);
   const bytes = Buffer.concat(pieces);
   const whole = play(make, [bytes]);

@@ -5,9 +5,10 @@
 
 import { Buffer } from 'node:buffer';
 import { type MappedRegions, Mappings } from '../../src/target/switch/mappings.js';
+import { mix } from '../simulation/random.js';
 import type { Input } from './input.js';
 import { damagedText } from './mutate.js';
-import { mix, Random } from './random.js';
+import { Random } from './random.js';
 import { expect, refusalOf, type Subject, type SubjectMaker } from './subject.js';
 
 /** What the kernel makes of the words: the table afterwards, and whether there was a wrong one. */
@@ -61,7 +62,7 @@ function check(make: MakeMappings, { variant, pieces }: Input): void {
       expect(region >= 0 && region < regions, `region ${region} of ${regions} is set`);
       expect(path >= 0 && path < paths, `path ${path} of ${paths}`);
       // Now and then it is being moved.
-      if (random.chance(5)) return false;
+      if (random.percent(5)) return false;
       found[region] = path;
       return true;
     },
@@ -110,7 +111,7 @@ export function mappingsSubject(
       const words: Buffer[] = [];
       for (let left = random.pick([1, 2, 3, 5, 20]); left > 0; left--) {
         const word = anyWord(random);
-        words.push(Buffer.from(random.chance(4) ? damagedText(random, word) : word));
+        words.push(Buffer.from(random.percent(4) ? damagedText(random, word) : word));
       }
       return { variant: random.bits(), pieces: words };
     },

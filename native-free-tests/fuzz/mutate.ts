@@ -77,7 +77,7 @@ export function damagedText(random: Random, text: string): string {
 
 /** Where a stream is cut: pieces of up to some length, or all in one. */
 export function cutUp(random: Random, bytes: Buffer): Buffer[] {
-  if (random.chance(30)) return [bytes];
+  if (random.percent(30)) return [bytes];
   const longest = random.pick([1, 3, 16, 24, 29, 100, 4096, 20_000]);
   // Byte by byte is for short streams.
   const most = bytes.length > 4000 ? Math.max(longest, 1000) : longest;

@@ -28,17 +28,17 @@ export function u32(value: number): Buffer {
 
 function sized(random: Random, text: string): Buffer {
   const bytes = Buffer.from(text);
-  const length = random.chance(2) ? random.edge(32) : bytes.length;
+  const length = random.percent(2) ? random.edge(32) : bytes.length;
   return Buffer.concat([u32(length), bytes]);
 }
 
 function option(random: Random, number: number, data: Buffer): Buffer {
-  const length = random.chance(2) ? random.edge(32) : data.length;
+  const length = random.percent(2) ? random.edge(32) : data.length;
   return Buffer.concat([Buffer.from('IHAVEOPT'), u32(number), u32(length), data]);
 }
 
 function nameOf(random: Random, { exports }: Names): string {
-  return random.chance(85) ? random.pick(exports) : random.pick(strayNames);
+  return random.percent(85) ? random.pick(exports) : random.pick(strayNames);
 }
 
 function dataOf(random: Random, number: number, names: Names): Buffer {
@@ -49,37 +49,37 @@ function dataOf(random: Random, number: number, names: Names): Buffer {
     case 7: {
       const types: Buffer[] = [];
       for (let left = random.pick([0, 0, 1, 3, 5]); left > 0; left--) {
-        types.push(u16(random.chance(80) ? random.below(4) : random.edge(16)));
+        types.push(u16(random.percent(80) ? random.below(4) : random.edge(16)));
       }
-      const count = random.chance(3) ? random.edge(16) : types.length;
+      const count = random.percent(3) ? random.edge(16) : types.length;
       return Buffer.concat([sized(random, nameOf(random, names)), u16(count), ...types]);
     }
     case 9:
     case 10: {
       const queries: Buffer[] = [];
       for (let left = random.pick([0, 1, 1, 2, 3, 66]); left > 0; left--) {
-        const query = random.pick(random.chance(70) ? names.contexts : strayQueries);
+        const query = random.pick(random.percent(70) ? names.contexts : strayQueries);
         queries.push(sized(random, query));
       }
-      const count = random.chance(3) ? random.edge(32) : queries.length;
+      const count = random.percent(3) ? random.edge(32) : queries.length;
       return Buffer.concat([sized(random, nameOf(random, names)), u32(count), ...queries]);
     }
     default:
-      return random.chance(95) ? Buffer.alloc(0) : random.bytes(random.between(1, 40));
+      return random.percent(95) ? Buffer.alloc(0) : random.bytes(random.between(1, 40));
   }
 }
 
 export function clientFlags(random: Random): Buffer {
-  return u32(random.chance(90) ? 3 : random.chance(50) ? 1 : random.edge(32));
+  return u32(random.percent(90) ? 3 : random.percent(50) ? 1 : random.edge(32));
 }
 
 export function anyOption(random: Random, names: Names, tls = false): Buffer {
-  let number = random.chance(95) ? random.pick(numbers) : random.edge(32);
-  if (tls && random.chance(30)) number = 5;
+  let number = random.percent(95) ? random.pick(numbers) : random.edge(32);
+  if (tls && random.percent(30)) number = 5;
   // Those that end a handshake come less often.
-  if ((number === 1 || number === 2) && random.chance(70)) number = 7;
+  if ((number === 1 || number === 2) && random.percent(70)) number = 7;
   const known = option(random, number, dataOf(random, number, names));
-  return random.chance(6) ? damaged(random, known) : known;
+  return random.percent(6) ? damaged(random, known) : known;
 }
 
 /** Flags and any options. */
@@ -90,7 +90,7 @@ export function anyHandshake(random: Random, names: Names, tls = false): Buffer[
   for (let left = count; left > 0; left--) {
     pieces.push(anyOption(random, names, tls));
   }
-  if (random.chance(5)) pieces.push(random.bytes(random.between(1, 64)));
+  if (random.percent(5)) pieces.push(random.bytes(random.between(1, 64)));
   return pieces;
 }
 
@@ -103,11 +103,11 @@ export function likelyHandshake(random: Random, names: Names, damage: number): B
     Buffer.concat([Buffer.from('IHAVEOPT'), u32(number), u32(data.length), data]);
   const text = (word: string): Buffer => Buffer.concat([u32(word.length), Buffer.from(word)]);
   if (way > 0) pieces.push(plain(way === 1 ? 8 : 11, Buffer.alloc(0)));
-  if (way > 0 && random.chance(70)) {
-    const queries = names.contexts.filter(() => random.chance(60)).map(text);
+  if (way > 0 && random.percent(70)) {
+    const queries = names.contexts.filter(() => random.percent(60)).map(text);
     pieces.push(plain(10, Buffer.concat([text(name), u32(queries.length), ...queries])));
   }
-  if (way < 2 && random.chance(10)) pieces.push(plain(1, Buffer.from(name)));
+  if (way < 2 && random.percent(10)) pieces.push(plain(1, Buffer.from(name)));
   else pieces.push(plain(7, Buffer.concat([text(name), u16(0)])));
-  return pieces.map((piece) => (random.chance(damage) ? damaged(random, piece) : piece));
+  return pieces.map((piece) => (random.percent(damage) ? damaged(random, piece) : piece));
 }

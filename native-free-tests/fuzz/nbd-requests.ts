@@ -30,13 +30,13 @@ function lengthOf(random: Random, payload: boolean): number {
     case 0: {
       // Reads of many MiB that succeed take their time, so they are few.
       const length = random.edge(32);
-      return length > MiB && length <= 64 * MiB && !random.chance(2) ? length + 64 * MiB : length;
+      return length > MiB && length <= 64 * MiB && !random.percent(2) ? length + 64 * MiB : length;
     }
     case 1:
       return random.below(200_000);
     case 2:
       // Beyond the largest block, for the one device that is so large.
-      if (random.chance(10)) return MiB + 512 * random.below(5000);
+      if (random.percent(10)) return MiB + 512 * random.below(5000);
       return random.pick([1, 512, 4096, 192 * 512, 384 * 512, 300_000, 64 * MiB + 1]);
     default:
       return 512 * random.between(1, 64);
@@ -45,43 +45,43 @@ function lengthOf(random: Random, payload: boolean): number {
 
 function flagsOf(random: Random, type: number, extended: boolean): number {
   let flags = 0;
-  if (random.chance(20)) flags |= 1;
-  if (type === 6 && random.chance(30)) flags |= 2;
-  if (type === 0 && random.chance(20)) flags |= 4;
-  if (type === 7 && random.chance(40)) flags |= 8;
-  if (type === 6 && random.chance(20)) flags |= 16;
-  if (type === 1 && extended && random.chance(90)) flags |= 32;
-  if (random.chance(4)) flags ^= 1 << random.below(16);
+  if (random.percent(20)) flags |= 1;
+  if (type === 6 && random.percent(30)) flags |= 2;
+  if (type === 0 && random.percent(20)) flags |= 4;
+  if (type === 7 && random.percent(40)) flags |= 8;
+  if (type === 6 && random.percent(20)) flags |= 16;
+  if (type === 1 && extended && random.percent(90)) flags |= 32;
+  if (random.percent(4)) flags ^= 1 << random.below(16);
   return flags;
 }
 
 /** One request; payloads hold bytes that tell their place, and none that memory is poisoned with. */
 export function anyRequest(random: Random, extended: boolean): Buffer {
-  const type = random.chance(96) ? random.pick(commands) : random.edge(16);
+  const type = random.percent(96) ? random.pick(commands) : random.edge(16);
   let flags = flagsOf(random, type, extended);
   let payload: Buffer = Buffer.alloc(0);
   let length = BigInt(lengthOf(random, type === 1));
   if (type === 1) {
     payload = Buffer.alloc(Number(length), random.between(1, 200));
-    if (random.chance(3)) length = BigInt(lengthOf(random, false));
-  } else if (type === 3 && random.chance(95)) {
+    if (random.percent(3)) length = BigInt(lengthOf(random, false));
+  } else if (type === 3 && random.percent(95)) {
     length = 0n;
-  } else if (type === 7 && extended && random.chance(40)) {
+  } else if (type === 7 && extended && random.percent(40)) {
     flags |= 32;
     const ids: Buffer[] = [];
     for (let left = random.pick([0, 1, 1, 2, 3, 4]); left > 0; left--) {
       const id = Buffer.alloc(4);
-      id.writeUInt32BE(random.chance(90) ? random.between(1, 3) : random.edge(32));
+      id.writeUInt32BE(random.percent(90) ? random.between(1, 3) : random.edge(32));
       ids.push(id);
     }
     const range = Buffer.alloc(8);
-    range.writeBigUInt64BE(random.chance(80) ? length : random.wide());
+    range.writeBigUInt64BE(random.percent(80) ? length : random.wide());
     payload = Buffer.concat([range, ...ids]);
     length = BigInt(payload.length);
-  } else if (extended && random.chance(10)) {
-    length = random.chance(40) ? random.wide() : 2n ** BigInt(random.between(30, 37)) - 4096n;
+  } else if (extended && random.percent(10)) {
+    length = random.percent(40) ? random.wide() : 2n ** BigInt(random.between(30, 37)) - 4096n;
   }
-  const offset = type === 3 && random.chance(95) ? 0n : offsetOf(random);
+  const offset = type === 3 && random.percent(95) ? 0n : offsetOf(random);
   const header = Buffer.alloc(extended ? 32 : 28);
   header.writeUInt32BE(extended ? 0x21e41c71 : 0x25609513, 0);
   header.writeUInt16BE(flags & 0xffff, 4);
@@ -92,7 +92,7 @@ export function anyRequest(random: Random, extended: boolean): Buffer {
   if (extended) header.writeBigUInt64BE(length, 24);
   else header.writeUInt32BE(Number(length & 0xffff_ffffn), 24);
   const request = Buffer.concat([header, payload]);
-  return random.chance(2) ? damaged(random, request) : request;
+  return random.percent(2) ? damaged(random, request) : request;
 }
 
 export function anyRequests(random: Random, extended: boolean): Buffer[] {
@@ -102,7 +102,7 @@ export function anyRequests(random: Random, extended: boolean): Buffer[] {
   for (let left = count; left > 0; left--) {
     pieces.push(anyRequest(random, extended));
   }
-  if (random.chance(30)) {
+  if (random.percent(30)) {
     const leaving = Buffer.alloc(extended ? 32 : 28);
     leaving.writeUInt32BE(extended ? 0x21e41c71 : 0x25609513, 0);
     leaving.writeUInt16BE(2, 6);

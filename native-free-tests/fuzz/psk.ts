@@ -50,7 +50,7 @@ export function pskSubject(parse: ParsePsk = parsePsk): Subject {
       const pieces: Buffer[] = [];
       for (let left = random.pick([0, 1, 1, 2, 4]); left > 0; left--) {
         const line = `${anyLine(random)}\n`;
-        pieces.push(Buffer.from(random.chance(15) ? damagedText(random, line) : line));
+        pieces.push(Buffer.from(random.percent(15) ? damagedText(random, line) : line));
       }
       return { variant: random.bits(), pieces };
     },

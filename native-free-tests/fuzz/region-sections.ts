@@ -104,14 +104,14 @@ export function anySection(random: Random, wishes: SectionWishes = {}): Buffer[]
   const perSlot = Math.floor(64 / bits);
   const regions =
     wishes.regions ?? random.pick([1, 2, perSlot, perSlot + 1, random.below(300) + 1]);
-  const whole = wishes.whole ?? random.chance(60);
+  const whole = wishes.whole ?? random.percent(60);
   const first = whole ? 0 : random.below(regions);
   const count = whole ? regions : random.between(1, regions - first);
   const slots = Buffer.alloc(8 * Math.ceil(count / perSlot));
   for (let entry = 0; entry < count; entry++) {
     const place = 8 * Math.floor(entry / perSlot);
     const shift = BigInt((entry % perSlot) * bits);
-    const path = BigInt(random.chance(1) ? random.below(2 ** bits) : random.below(paths));
+    const path = BigInt(random.percent(1) ? random.below(2 ** bits) : random.below(paths));
     slots.writeBigUInt64LE(slots.readBigUInt64LE(place) | (path << shift), place);
   }
   const header = Buffer.alloc(64);
@@ -125,14 +125,14 @@ export function anySection(random: Random, wishes: SectionWishes = {}): Buffer[]
   header.writeBigUInt64LE(BigInt(first), 32);
   header.writeBigUInt64LE(BigInt(count), 40);
   header.writeBigUInt64LE(BigInt(wishes.sector ?? random.edge(44)), 48);
-  if (random.chance(25)) {
+  if (random.percent(25)) {
     const wide = random.pick([24, 32, 40, 48]);
-    if (random.chance(50)) header.writeBigUInt64LE(random.wide(), wide);
+    if (random.percent(50)) header.writeBigUInt64LE(random.wide(), wide);
     else header.writeUInt32LE(random.edge(32), random.pick([8, 12, 16, 20]));
   }
-  const left = random.chance(5) ? damaged(random, slots) : slots;
+  const left = random.percent(5) ? damaged(random, slots) : slots;
   header.writeUInt32LE(crc32cBits(left), 56);
   header.writeUInt32LE(crc32cBits(header.subarray(0, 60)), 60);
   const result = [header, left];
-  return result.map((piece) => (random.chance(4) ? damaged(random, piece) : piece));
+  return result.map((piece) => (random.percent(4) ? damaged(random, piece) : piece));
 }

@@ -16,9 +16,10 @@ import {
   unpackEntries,
 } from '../../src/target/switch/upload-format.js';
 import { FakeQueue } from '../control/fake-queue.js';
+import { mix } from '../simulation/random.js';
 import type { Input } from './input.js';
 import { cutUp } from './mutate.js';
-import { mix, Random } from './random.js';
+import { Random } from './random.js';
 import { anySection, type ReadSection, readSections } from './region-sections.js';
 import { expect, reasonedRefusal, refusalOf, type Subject, type SubjectMaker } from './subject.js';
 
@@ -85,7 +86,7 @@ export function uploadSubject(decode: Decode = decodeSections): Subject {
       for (let left = random.pick([1, 1, 1, 2, 3]); left > 0; left--) {
         pieces.push(...anySection(random));
       }
-      if (random.chance(3)) pieces.push(random.bytes(random.between(1, 100)));
+      if (random.percent(3)) pieces.push(random.bytes(random.between(1, 100)));
       return { variant: random.bits(), pieces };
     },
     check: (input) => checkUpload(decode, input),
@@ -154,21 +155,21 @@ function anyFile(random: Random): Buffer[] {
     const paths = random.pick([1, 2, 3, 4, 9]);
     const regionSectors = random.pick([1, 8, 128, 1000]);
     const regions = random.between(1, 200);
-    const length = random.chance(90) ? regions * regionSectors : random.edge(44) || 1;
+    const length = random.percent(90) ? regions * regionSectors : random.edge(44) || 1;
     const words = [`${sector}`, `${length}`, 'switch', `${paths}`, `${regionSectors}`, '0'];
-    if (random.chance(8)) {
+    if (random.percent(8)) {
       words[random.between(0, 5)] = random.pick(['x', '0', '-1', '1e9', '99999999', '']);
     }
     for (let path = 0; path < paths; path++) words.push('/a', '0');
     lines.push(words.join(' '));
-    const kept = random.chance(70);
+    const kept = random.percent(70);
     sections.push(
       ...anySection(random, {
         paths: kept ? paths : random.pick([1, 2, 3, 4]),
-        regionSectors: random.chance(90) ? regionSectors : 16,
+        regionSectors: random.percent(90) ? regionSectors : 16,
         regions: kept ? regions : random.between(1, 300),
-        sector: random.chance(95) ? sector : random.edge(40),
-        whole: random.chance(95),
+        sector: random.percent(95) ? sector : random.edge(40),
+        whole: random.percent(95),
       }),
     );
     sector += length;

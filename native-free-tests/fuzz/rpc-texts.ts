@@ -24,14 +24,14 @@ const values: Record<string, (random: Random) => unknown> = {
   newName: (random) => random.pick(names),
   origin: (random) => random.pick(names),
   table: (random) => anyTable(random),
-  readOnly: (random) => random.chance(50),
-  noFlush: (random) => random.chance(50),
-  force: (random) => random.chance(50),
-  inactive: (random) => random.chance(50),
-  transient: (random) => random.chance(50),
-  wipe: (random) => random.chance(50),
-  keepCow: (random) => random.chance(50),
-  hidden: (random) => random.chance(50),
+  readOnly: (random) => random.percent(50),
+  noFlush: (random) => random.percent(50),
+  force: (random) => random.percent(50),
+  inactive: (random) => random.percent(50),
+  transient: (random) => random.percent(50),
+  wipe: (random) => random.percent(50),
+  keepCow: (random) => random.percent(50),
+  hidden: (random) => random.percent(50),
   sector: (random) => random.edge(53),
   words: (random) => damagedMessage(random),
   bytes: (random) => random.pick([1, 64, 72, 80, 0, random.edge(53)]),
@@ -57,13 +57,13 @@ const values: Record<string, (random: Random) => unknown> = {
 const strays = [null, true, -1, 0.5, 1e308, '', 'x', [], {}, [[[]]], { name: 'vol0' }];
 
 function anyParams(random: Random, method: string): unknown {
-  if (random.chance(4)) return random.pick(strays);
+  if (random.percent(4)) return random.pick(strays);
   const params: Record<string, unknown> = {};
   for (const key of keysOf(method)) {
     const make = values[key];
-    if (make !== undefined && random.chance(85)) params[key] = make(random);
+    if (make !== undefined && random.percent(85)) params[key] = make(random);
   }
-  if (random.chance(5)) params[random.pick(Object.keys(values))] = random.pick(strays);
+  if (random.percent(5)) params[random.pick(Object.keys(values))] = random.pick(strays);
   return params;
 }
 
@@ -81,21 +81,21 @@ interface RequestFields {
 }
 
 export function anyRequest(random: Random): unknown {
-  if (random.chance(3)) return random.pick(strays);
-  const method = random.chance(97) ? random.pick(methods) : random.pick(['', 'none', '__proto__']);
+  if (random.percent(3)) return random.pick(strays);
+  const method = random.percent(97) ? random.pick(methods) : random.pick(['', 'none', '__proto__']);
   const request: RequestFields = { jsonrpc: '2.0', id: random.edge(20), method };
-  if (random.chance(90)) request.params = anyParams(random, method);
-  if (random.chance(8)) request.id = random.pick([...strays, 'id', undefined]);
-  if (random.chance(3)) request.jsonrpc = random.pick(['1.0', 2, undefined]);
-  if (random.chance(2)) request.more = 1;
+  if (random.percent(90)) request.params = anyParams(random, method);
+  if (random.percent(8)) request.id = random.pick([...strays, 'id', undefined]);
+  if (random.percent(3)) request.jsonrpc = random.pick(['1.0', 2, undefined]);
+  if (random.percent(2)) request.more = 1;
   return request;
 }
 
 export function anyText(random: Random): string {
-  const message = random.chance(88)
+  const message = random.percent(88)
     ? anyRequest(random)
     : Array.from({ length: random.pick([0, 1, 2, 5, 65]) }, () => anyRequest(random));
   const text = JSON.stringify(message) ?? 'undefined';
-  if (random.chance(2)) return '['.repeat(random.between(1, 20_000));
-  return random.chance(10) ? damagedText(random, text) : text;
+  if (random.percent(2)) return '['.repeat(random.between(1, 20_000));
+  return random.percent(10) ? damagedText(random, text) : text;
 }

@@ -4,9 +4,10 @@ import { Buffer } from 'node:buffer';
 import type { Subscriber } from '../../src/control/commands.js';
 import { Incoming, type Received } from '../../src/control/incoming.js';
 import type { Topic } from '../../src/control/messages.js';
+import { mix } from '../simulation/random.js';
 import { makeControlWorld } from './control-world.js';
 import type { Input } from './input.js';
-import { mix, Random } from './random.js';
+import { Random } from './random.js';
 import { anySection } from './region-sections.js';
 import { judgeReply } from './rpc-judge.js';
 import { anyText } from './rpc-texts.js';
@@ -18,11 +19,11 @@ const turnsMost = 2000;
 /** Bytes of an upload: a table that may fit the switch target, or other ones. */
 function anyUpload(random: Random, bytes: number): Promise<Received> {
   const wishes = { paths: 3, regionSectors: 8, regions: 20, sector: 96 };
-  const section = Buffer.concat(anySection(random, random.chance(70) ? wishes : {}));
+  const section = Buffer.concat(anySection(random, random.percent(70) ? wishes : {}));
   const all = Buffer.alloc(Math.min(bytes, 4096));
   section.copy(all);
   // As long as was announced, or as it should have been.
-  const sent = random.chance(20) && all.length > 0 ? all : section;
+  const sent = random.percent(20) && all.length > 0 ? all : section;
   const incoming = new Incoming(sent.length);
   incoming.take(sent);
   return incoming.received;

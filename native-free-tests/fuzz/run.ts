@@ -3,9 +3,10 @@
  * that it can be made again without those before it.
  */
 
+import { mix } from '../simulation/random.js';
 import type { Input } from './input.js';
 import { minimise } from './minimise.js';
-import { mix, Random } from './random.js';
+import { Random } from './random.js';
 import type { Subject } from './subject.js';
 
 export interface Failure {

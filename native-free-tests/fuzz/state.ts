@@ -28,20 +28,20 @@ const exportLines = [
 
 function anyFileText(random: Random, names: readonly string[]): string {
   const lines = [`# mapperd table of ${random.pick(names)}`];
-  if (random.chance(20)) lines.push('# read-only');
-  if (random.chance(20)) {
+  if (random.percent(20)) lines.push('# read-only');
+  if (random.percent(20)) {
     lines.push(`# created 2026-${random.pick(['11', '13'])}-21T13:19:25.132Z`);
   }
-  while (random.chance(35)) lines.push(random.pick(exportLines));
-  if (random.chance(15)) lines.push(`# formerly ${random.pick(names)}`);
+  while (random.percent(35)) lines.push(random.pick(exportLines));
+  if (random.percent(15)) lines.push(`# formerly ${random.pick(names)}`);
   lines.push(...anyTable(random).split('\n'));
-  const text = `${lines.join(random.chance(3) ? '\r\n' : '\n')}\n`;
-  return random.chance(35) ? damagedText(random, text) : text;
+  const text = `${lines.join(random.percent(3) ? '\r\n' : '\n')}\n`;
+  return random.percent(35) ? damagedText(random, text) : text;
 }
 
 function anyFile(random: Random, names: readonly string[]): Buffer {
   const bytes = Buffer.from(anyFileText(random, names));
-  return random.chance(10) ? damaged(random, bytes) : bytes;
+  return random.percent(10) ? damaged(random, bytes) : bytes;
 }
 
 /** How a file is read; a test puts something broken in its place. */
@@ -112,9 +112,9 @@ const suffixes = ['.table', '.table', '.table', '.regions', '.cow', ''];
 function anyDirectory(random: Random): Buffer[] {
   const pieces: Buffer[] = [];
   for (let left = random.pick([1, 2, 2, 3, 5]); left > 0; left--) {
-    const prefix = random.chance(5) ? random.pick(['.tmp-', '.', ' ']) : '';
+    const prefix = random.percent(5) ? random.pick(['.tmp-', '.', ' ']) : '';
     const name = prefix + random.pick(fileNames) + random.pick(suffixes);
-    pieces.push(Buffer.from(random.chance(3) ? damagedText(random, name) : name));
+    pieces.push(Buffer.from(random.percent(3) ? damagedText(random, name) : name));
     pieces.push(anyFile(random, fileNames));
   }
   return pieces;

@@ -16,29 +16,29 @@ const strayDevices = [
 ];
 
 function device(random: Random): string {
-  return random.pick(random.chance(93) ? devices : strayDevices);
+  return random.pick(random.percent(93) ? devices : strayDevices);
 }
 
 function sector(random: Random): string {
-  if (random.chance(85)) return `${8 * random.below(6)}`;
+  if (random.percent(85)) return `${8 * random.below(6)}`;
   return `${random.edge(53)}`;
 }
 
 function small(random: Random): string {
-  return random.chance(90) ? `${random.below(4)}` : `${random.wide()}`;
+  return random.percent(90) ? `${random.below(4)}` : `${random.wide()}`;
 }
 
 function chunk(random: Random): string {
-  return random.chance(85) ? random.pick(['1', '2', '8', '16', '0']) : `${random.edge(33)}`;
+  return random.percent(85) ? random.pick(['1', '2', '8', '16', '0']) : `${random.edge(33)}`;
 }
 
 function snapshotWords(random: Random): string[] {
   const words = [device(random), device(random)];
   words.push(random.pick(['P', 'PO', 'N', 'n', 'persistent', 'PX', 'O']), chunk(random));
   const features = ['discard_zeroes_cow', 'discard_passdown_origin'];
-  if (random.chance(30)) {
-    const chosen = features.filter(() => random.chance(60));
-    words.push(random.chance(90) ? `${chosen.length}` : small(random), ...chosen);
+  if (random.percent(30)) {
+    const chosen = features.filter(() => random.percent(60));
+    words.push(random.percent(90) ? `${chosen.length}` : small(random), ...chosen);
   }
   return words;
 }
@@ -52,13 +52,13 @@ function flakeyFeatures(random: Random): string[] {
     ['random_read_corrupt', `${random.edge(31)}`],
     ['random_write_corrupt', `${random.edge(31)}`],
   ];
-  const chosen = all.filter(() => random.chance(20)).flat();
+  const chosen = all.filter(() => random.percent(20)).flat();
   return chosen.length === 0 ? [] : [`${chosen.length}`, ...chosen];
 }
 
 function switchWords(random: Random): string[] {
   const count = random.pick([1, 2, 2, 3, 5]);
-  const words = [`${count}`, random.chance(90) ? random.pick(['1', '8', '16', '100']) : '0', '0'];
+  const words = [`${count}`, random.percent(90) ? random.pick(['1', '8', '16', '100']) : '0', '0'];
   for (let left = count; left > 0; left--) words.push(device(random), sector(random));
   return words;
 }
@@ -94,7 +94,7 @@ function argumentsOf(random: Random, type: string): string[] {
     case 'switch':
       return switchWords(random);
     case 'error':
-      return random.chance(80) ? [] : [device(random), sector(random)];
+      return random.percent(80) ? [] : [device(random), sector(random)];
     default:
       return [];
   }
@@ -107,26 +107,26 @@ const types = [
 
 /** A line that begins at that sector. */
 export function anyLine(random: Random, begin: number, length: number): string {
-  const type = random.chance(98) ? random.pick(types) : random.pick(['none', '', 'Linear']);
+  const type = random.percent(98) ? random.pick(types) : random.pick(['none', '', 'Linear']);
   const words = [`${begin}`, `${length}`, type, ...argumentsOf(random, type)];
-  if (random.chance(10)) {
+  if (random.percent(10)) {
     const at = random.below(words.length);
     words[at] = damagedText(random, words[at] as string);
   }
-  if (random.chance(3)) words.splice(random.below(words.length), 1);
-  if (random.chance(3)) words.push(device(random));
-  return words.join(random.chance(97) ? ' ' : '\t ');
+  if (random.percent(3)) words.splice(random.below(words.length), 1);
+  if (random.percent(3)) words.push(device(random));
+  return words.join(random.percent(97) ? ' ' : '\t ');
 }
 
 export function anyTable(random: Random): string {
   const lines: string[] = [];
   let begin = 0;
   for (let left = random.pick([1, 1, 1, 2, 3]); left > 0; left--) {
-    const length = random.chance(95) ? 8 * random.between(1, 12) : random.edge(44);
-    lines.push(anyLine(random, random.chance(98) ? begin : begin + 1, length));
+    const length = random.percent(95) ? 8 * random.between(1, 12) : random.edge(44);
+    lines.push(anyLine(random, random.percent(98) ? begin : begin + 1, length));
     begin += length;
   }
-  if (random.chance(5)) lines.splice(random.below(lines.length + 1), 0, '# a remark', '');
+  if (random.percent(5)) lines.splice(random.below(lines.length + 1), 0, '# a remark', '');
   return lines.join('\n');
 }
 
@@ -142,8 +142,8 @@ export function anyMessage(random: Random): string[] {
     case 3:
     case 4: {
       const words = ['move_regions', small(random), small(random)];
-      if (random.chance(50)) words.push(`${random.below(9)}-${random.below(20)}`);
-      if (random.chance(30)) words.push('throttle', `${random.edge(8)}`);
+      if (random.percent(50)) words.push(`${random.below(9)}-${random.below(20)}`);
+      if (random.percent(30)) words.push('throttle', `${random.edge(8)}`);
       return words;
     }
     case 5:
@@ -159,7 +159,7 @@ export function anyMessage(random: Random): string[] {
 
 export function damagedMessage(random: Random): string[] {
   const words = anyMessage(random);
-  if (random.chance(15)) {
+  if (random.percent(15)) {
     const at = random.below(words.length);
     words[at] = damagedText(random, words[at] as string);
   }

@@ -13,11 +13,12 @@ import {
   unpackEntries,
 } from '../../src/target/switch/upload-format.js';
 import { pattern } from '../device/io-client.js';
+import { mix } from '../simulation/random.js';
 import { DeviceHost } from './device-host.js';
 import type { Input } from './input.js';
 import { damagedText } from './mutate.js';
 import { refusePoison } from './poison.js';
-import { mix, Random } from './random.js';
+import { Random } from './random.js';
 import { anySection } from './region-sections.js';
 import { checkedRefusal, expect, refusalOf, type Subject, type SubjectMaker } from './subject.js';
 import { anyTable, damagedMessage } from './table-lines.js';
@@ -77,8 +78,8 @@ class TableCheck {
       for (const { words } of host.devices.status('subject')) {
         expect(!words.includes('undefined') && !words.includes('NaN'), `status "${words}"`);
       }
-      if (this.#random.chance(30)) {
-        await tried(host.wait(host.devices.suspend('subject', this.#random.chance(30))));
+      if (this.#random.percent(30)) {
+        await tried(host.wait(host.devices.suspend('subject', this.#random.percent(30))));
         await tried(host.wait(host.devices.resume('subject')));
       }
       await host.wait(host.devices.remove('subject', true));
@@ -95,7 +96,7 @@ class TableCheck {
     const text = textOf(devices.table('subject', false));
     await this.#host.wait(devices.load('subject', text));
     const loaded = textOf(devices.table('subject', true));
-    if (this.#random.chance(50)) {
+    if (this.#random.percent(50)) {
       // A last flush may fail.
       if ((await tried(this.#host.wait(devices.resume('subject')))) === null) return;
       const live = textOf(devices.table('subject', false));
@@ -111,11 +112,11 @@ class TableCheck {
     const random = this.#random;
     const { devices } = this.#host;
     const line = devices.table('subject', false).find(({ type }) => type === 'switch');
-    if (line === undefined && random.chance(90)) return;
+    if (line === undefined && random.percent(90)) return;
     const [paths = 1, regionSectors = 8] = line?.words.split(' ').map(Number) ?? [];
     const regions = Math.ceil((line?.lengthSectors ?? 80) / regionSectors);
     const sector = line?.beginSectors ?? 0;
-    const wishes = random.chance(80) ? { paths, regionSectors, regions, sector } : {};
+    const wishes = random.percent(80) ? { paths, regionSectors, regions, sector } : {};
     for (const { table } of sectionsOf(Buffer.concat(anySection(random, wishes)))) {
       const done = await tried(this.#host.wait(devices.upload('subject', sector, table)));
       if (done === null) continue;
@@ -154,7 +155,7 @@ export function tableSubject(host: DeviceHost, clear: () => void): Subject {
     name: 'table',
     generate(random) {
       const text = anyTable(random);
-      const pieces = [Buffer.from(random.chance(10) ? damagedText(random, text) : text)];
+      const pieces = [Buffer.from(random.percent(10) ? damagedText(random, text) : text)];
       for (let left = random.pick([0, 0, 1, 2, 4]); left > 0; left--) {
         pieces.push(Buffer.from(damagedMessage(random).join(' ')));
       }
@@ -163,7 +164,7 @@ export function tableSubject(host: DeviceHost, clear: () => void): Subject {
     async check({ variant, pieces }: Input): Promise<void> {
       clear();
       const random = new Random(mix(variant, 7));
-      if (random.chance(50)) host.engine.shuffle((limit) => random.below(limit));
+      if (random.percent(50)) host.engine.shuffle((limit) => random.below(limit));
       const [text = '', ...messages] = pieces.map((piece) => piece.toString('utf8'));
       const words = messages.map((message) => message.split(' '));
       await new TableCheck(host, random).run(text, words);

@@ -148,7 +148,7 @@ export class Daemon {
   }
 
   /**
-   * Finishes and flushes what is in flight, answers the rest with ESHUTDOWN. Throws MapperError
+   * Finishes and flushes what is in flight, ends the rest with ESHUTDOWN. Throws MapperError
    * ETIME when something hangs, which has been logged then.
    */
   async stop(): Promise<void> {

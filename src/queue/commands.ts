@@ -192,7 +192,7 @@ export interface QueueCommands {
   memory: { params: Record<string, never>; result: MemoryUse };
   /** What a shutdown that has begun waits for. */
   hanging: { params: Record<string, never>; result: Hanging };
-  /** Stops accepting, drains, flushes, answers ESHUTDOWN, closes everything. */
+  /** Stops accepting, drains, flushes, ends what was not begun with ESHUTDOWN, closes everything. */
   shutdown: { params: Record<string, never>; result: null };
 }
 
