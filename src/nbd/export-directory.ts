@@ -30,6 +30,8 @@ export interface ExportSource {
 }
 
 const preferredBlockBytes = 4096;
+/** Kinds of targets that a description names. */
+const kindsTold = 8;
 
 export class PeerDirectory implements ExportDirectory {
   readonly #source: ExportSource;
@@ -124,6 +126,6 @@ export class PeerDirectory implements ExportDirectory {
     const { description } = this.#source.access.policyOf(device);
     if (description !== null) return description;
     const types = (device.live?.slots ?? []).map((slot) => slot.target.type.name);
-    return [...new Set(types)].slice(0, 8).join(', ');
+    return [...new Set(types)].slice(0, kindsTold).join(', ');
   }
 }
