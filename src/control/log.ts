@@ -35,7 +35,7 @@ export const standardOutput: LogTarget = { write: (text) => writeTo(1, text) };
 
 function writeTo(fd: number, text: string): void {
   let rest = Buffer.from(text);
-  for (let attempts = 0; rest.length > 0 && attempts < 1000; attempts++) {
+  for (let attempts = 0; rest.length > 0 && attempts < attemptsMost; attempts++) {
     try {
       rest = rest.subarray(writeSync(fd, rest));
     } catch (error) {
@@ -46,6 +46,8 @@ function writeTo(fd: number, text: string): void {
   }
 }
 
+/** How often a full pipe is tried, a millisecond apart: whoever reads it has a second. */
+const attemptsMost = 1000;
 const pause = new Int32Array(new SharedArrayBuffer(4));
 
 /** One of pino's lines as a person reads it. */
