@@ -5,7 +5,12 @@ import { parseArgs } from 'node:util';
 import { parseAddressBlock } from './base/address-block.js';
 import { EINVAL } from './base/errno.js';
 import { MapperError, messageOf } from './base/errors.js';
-import { shutdownMilliseconds, timerMilliseconds } from './base/limits.js';
+import {
+  busyPollMilliseconds,
+  busyPollMillisecondsMax,
+  shutdownMilliseconds,
+  timerMilliseconds,
+} from './base/limits.js';
 import { type LogLevel, logLevels } from './base/log-level.js';
 import { parseDuration } from './base/sizes.js';
 import { parseTcpPlace, type TcpPlace } from './control/control-address.js';
@@ -46,6 +51,8 @@ export interface DaemonOptions {
   readonly description: string | null;
   readonly pidfile: string | null;
   readonly engine: EngineChoice;
+  /** Milliseconds that the uring engine looks for work before it sleeps, at most; 0: none. */
+  readonly busyPoll: number;
   readonly state: string | null;
   readonly devices: readonly { readonly name: string; readonly table: string }[];
   /** null: the default place; 'none': without a control socket. */
@@ -147,6 +154,7 @@ function daemonOptions(
     description,
     pidfile: given.text('pidfile'),
     engine: oneOf('--engine', given.text('engine') ?? 'auto', ['auto', 'uring', 'node']),
+    busyPoll: busyPollOf(given),
     state: embedded ? 'state' : state,
     devices,
     control: controlOf(given, mode === 'captive'),
@@ -233,6 +241,16 @@ function timeOf(given: Given, name: string, usual: number): number {
   if (milliseconds > 0 && milliseconds < 1) milliseconds = 1;
   if (milliseconds <= timerMilliseconds) return milliseconds;
   throw error(`--${name}: found "${text}", wanted at most ${timerMilliseconds}ms`);
+}
+
+/** In milliseconds; given in microseconds, as net.core.busy_poll is. */
+function busyPollOf(given: Given): number {
+  const text = given.text('busy-poll');
+  if (text === null) return busyPollMilliseconds;
+  const most = busyPollMillisecondsMax * 1000;
+  const microseconds = /^[0-9]{1,6}$/.test(text) ? Number(text) : Number.NaN;
+  if (microseconds <= most) return microseconds / 1000;
+  throw error(`--busy-poll: found "${text}", wanted 0 to ${most} (microseconds)`);
 }
 
 function allowOf(given: Given): string[] {

@@ -145,6 +145,13 @@ export const probeMilliseconds = 2_000;
 /** Longest transfer that is made synchronously: copying it takes some tens of microseconds. */
 export const blockingBytesMax = 256 * KiB;
 
+// Ring engine.
+
+/** How long it looks for completions before it sleeps, at most, when that pays. */
+export const busyPollMilliseconds = 0.05;
+/** ...and what it may be set to: longer than that nobody would call it a moment. */
+export const busyPollMillisecondsMax = 10;
+
 // Node engine.
 
 /** Blocking calls inside completions of blocking calls; past this one goes to the thread pool. */

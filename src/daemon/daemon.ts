@@ -105,9 +105,9 @@ export class Daemon {
   }
 
   #startQueue(): Promise<Queue> {
-    const { engine, protocol, allow, lock, logLevel } = this.#options;
+    const { engine, busyPoll, protocol, allow, lock, logLevel } = this.#options;
     const allowedPaths = this.#allowed?.roots ?? null;
-    const start = { protocol, allow, lock, allowedPaths, logLevel };
+    const start = { busyPoll, protocol, allow, lock, allowedPaths, logLevel };
     const listener = {
       event: (event: QueueEvent) => this.#event(event),
       failed: (error: Error) => {

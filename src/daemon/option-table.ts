@@ -194,6 +194,12 @@ export const optionGroups: readonly OptionGroup[] = [
         summary: 'auto, uring or node (auto)',
       },
       {
+        name: 'busy-poll',
+        value: 'MICROSECONDS',
+        summary:
+          'how long the uring engine looks for work before it sleeps, at most, and only while that pays; 0: not at all (50)',
+      },
+      {
         name: 'log-level',
         value: 'LEVEL',
         completes: ['error', 'warn', 'info', 'debug'],

@@ -99,7 +99,7 @@ export class Device implements IoAccount, TargetHost {
   submit(io: Io): void {
     io.account = this;
     io.startedAt = this.#engine.now;
-    const closed = this.#closed;
+    const closed = this.#isClosed();
     if (closed && this.#waitingErrno === 0) {
       this.#wait(io);
       return;
@@ -189,7 +189,7 @@ export class Device implements IoAccount, TargetHost {
   }
 
   /** Requests wait, in order, for as long as the device is suspended or held. */
-  get #closed(): boolean {
+  #isClosed(): boolean {
     return this.suspended || this.#holds > 0;
   }
 
@@ -332,7 +332,7 @@ export class Device implements IoAccount, TargetHost {
 
   /** Lets waiting requests go on, unless they have to wait for something else still. */
   #goOn(): void {
-    if (this.#closed) return;
+    if (this.#isClosed()) return;
     let io = this.#waitingFirst;
     this.#waitingFirst = null;
     this.#waitingLast = null;
@@ -340,7 +340,7 @@ export class Device implements IoAccount, TargetHost {
     while (io !== null) {
       const next = io.next;
       io.next = null;
-      if (this.#closed) {
+      if (this.#isClosed()) {
         this.#wait(io);
       } else {
         this.#inside++;

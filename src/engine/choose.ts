@@ -12,12 +12,19 @@ export interface ChosenEngine {
   readonly reason: string | null;
 }
 
-/** Throws if uring was asked for and cannot be had. */
-export async function chooseEngine(choice: EngineChoice, arena: Arena): Promise<ChosenEngine> {
+/**
+ * Throws if uring was asked for and cannot be had. `busyPoll`: milliseconds for which uring looks
+ * for completions before it sleeps, at most.
+ */
+export async function chooseEngine(
+  choice: EngineChoice,
+  arena: Arena,
+  busyPoll = 0,
+): Promise<ChosenEngine> {
   if (choice === 'node') return { engine: await makeNode(arena), reason: 'asked for' };
   try {
     const { UringEngine } = await import('./uring/engine.js');
-    return { engine: await UringEngine.create(arena), reason: null };
+    return { engine: await UringEngine.create(arena, busyPoll), reason: null };
   } catch (error) {
     const reason = messageOf(error);
     if (choice === 'uring') throw new Error(`engine uring: ${reason}`, { cause: error });

@@ -157,5 +157,5 @@ export class Admission {
 export function roundedBytes(bytes: number): number {
   const rest = bytes % blockBytesMax;
   if (rest === 0) return bytes;
-  return bytes - rest + Math.max(blockBytesMin, 2 ** (32 - Math.clz32(rest - 1)));
+  return bytes - rest + Math.max(blockBytesMin, 1 << (32 - Math.clz32(rest - 1)));
 }

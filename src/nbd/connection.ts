@@ -211,6 +211,8 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
       return;
     }
     this.#windows.received(result, this.#receiveLength);
+    // Answers that are ready leave before what has come is begun.
+    if (this.#atTurnEnd && this.#readyFirst !== null) this.#sendReady();
     this.#proceed();
   }
 
@@ -279,6 +281,10 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   /** TurnEnd: everything that became ready in this turn leaves in one send. */
   turnEnd(): void {
     this.#atTurnEnd = false;
+    this.#sendReady();
+  }
+
+  #sendReady(): void {
     if (this.#batch !== null || this.#streaming !== null || this.#broken) return;
     if (!this.#output.waits && this.#readyFirst === null) return;
     const batch = this.#resources.batches.take();

@@ -246,7 +246,7 @@ export class ReplyBatch {
   }
 
   /** Where the bytes behind the next chunk's header go. */
-  get #behindHeader(): number {
+  #behindHeader(): number {
     return this.#block + this.#used + this.#chunkHeaderBytes;
   }
 
@@ -288,12 +288,12 @@ export class ReplyBatch {
   }
 
   #dataHeader(request: Request, offset: number, length: number, flags: number): void {
-    this.#setOffset(this.#behindHeader, offset);
+    this.#setOffset(this.#behindHeader(), offset);
     this.#chunk(request, flags, nbd.REPLY_TYPE_OFFSET_DATA, 8 + length, 8);
   }
 
   #holeChunk(request: Request, offset: number, length: number, flags: number): void {
-    const at = this.#behindHeader;
+    const at = this.#behindHeader();
     this.#setOffset(at, offset);
     this.#view.setUint32(at + 8, length);
     this.#chunk(request, flags, nbd.REPLY_TYPE_OFFSET_HOLE, 12, 12);
@@ -311,7 +311,7 @@ export class ReplyBatch {
       const most = one ? 1 : list.count;
       const bytes = packExtents(
         this.#view,
-        this.#behindHeader,
+        this.#behindHeader(),
         id,
         list,
         most,
@@ -325,7 +325,7 @@ export class ReplyBatch {
   }
 
   #errorChunk(request: Request): void {
-    const at = this.#behindHeader;
+    const at = this.#behindHeader();
     const text = errorText(request.reason);
     this.#view.setUint32(at, wireError(request.error, request.type, request.flags));
     this.#view.setUint16(at + 4, text.length);

@@ -160,7 +160,7 @@ export class Session {
   }
 
   /** Whether one more request may be taken; if not, the end of one of those there are is awaited. */
-  get #mayBegin(): boolean {
+  #mayBegin(): boolean {
     const { inFlight } = this;
     if (inFlight < requestsGuaranteed) return true;
     const { requestsInFlight } = this.#resources;
@@ -169,7 +169,7 @@ export class Session {
 
   /** False: a limit was reached, and the request is still in the window. */
   #takeRequest(window: ReceiveWindow): boolean {
-    if (!this.#mayBegin) {
+    if (!this.#mayBegin()) {
       this.blocked = true;
       return false;
     }

@@ -42,6 +42,8 @@ export interface QueueStart {
   readonly lock?: boolean;
   /** Real paths of what may be opened; all, if nothing is said. */
   readonly allowedPaths?: readonly string[] | null;
+  /** Milliseconds to look for work before sleeping, at most; none, if nothing is said. */
+  readonly busyPoll?: number;
   /** The least level that its log has; debug, if nothing is said. */
   readonly logLevel?: LogLevel;
   /** Another program for the thread. */
@@ -74,10 +76,10 @@ export class Queue implements QueueCalls {
     start: QueueStart = {},
   ): Promise<Queue> {
     const { protocol = wholeProtocol, allow = [], lock = false, allowedPaths = null } = start;
-    const { logLevel = 'debug', thread = usualThread } = start;
+    const { busyPoll = 0, logLevel = 'debug', thread = usualThread } = start;
     return new Promise((resolve, reject) => {
       for (const block of allow) checkBlock(block);
-      const rest = { lock, allowedPaths, logLevel };
+      const rest = { lock, allowedPaths, busyPoll, logLevel };
       const workerData: QueueOptions = { engine, protocol, allow, ...rest };
       const worker = new Worker(thread, { execArgv: [], workerData });
       const failed = (error: unknown): void => {

@@ -39,6 +39,8 @@ export interface QueueOptions {
   readonly lock?: boolean;
   /** Real paths of what may be opened; null: all. */
   readonly allowedPaths?: readonly string[] | null;
+  /** Milliseconds to look for work before sleeping, at most; 0: none. */
+  readonly busyPoll?: number;
   /** Log lines of lesser levels are not sent. */
   readonly logLevel: LogLevel;
 }
@@ -211,7 +213,7 @@ export class Queue {
 async function main(port: MessagePort, options: QueueOptions): Promise<void> {
   let chosen: Awaited<ReturnType<typeof chooseEngine>>;
   try {
-    chosen = await chooseEngine(options.engine, new Arena(arenaBytes));
+    chosen = await chooseEngine(options.engine, new Arena(arenaBytes), options.busyPoll);
   } catch (error) {
     port.postMessage({ failed: messageOf(error) } satisfies FromQueue);
     return;

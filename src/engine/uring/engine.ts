@@ -31,6 +31,7 @@ import type {
 import { ArenaSendVector } from '../send-vector.js';
 import type { StallGuard } from '../stall-guard.js';
 import { Timers } from '../timers.js';
+import { BusyPoll } from './busy-poll.js';
 import { UringFile } from './file.js';
 import { UringListener } from './listener.js';
 import { getEventsBytes, OP_READ, Ring } from './ring.js';
@@ -39,6 +40,8 @@ import { System } from './system.js';
 
 /** Blocking calls between two looks at the clock. */
 const blockingCallsAtOnce = 8;
+/** Looks at the ring between two looks at the clock. */
+const looksAtOnce = 16;
 
 export class UringEngine implements Engine {
   readonly name = 'uring';
@@ -50,8 +53,10 @@ export class UringEngine implements Engine {
   now = performance.now();
 
   readonly #timers = new Timers();
-  #hooks: TurnEnd[] = [];
-  #hooksRunning: TurnEnd[] = [];
+  readonly #busyPoll: BusyPoll;
+  /** Hooks of this turn are the first `#hookCount`; the array keeps its length. */
+  readonly #hooks: (TurnEnd | null)[] = [];
+  #hookCount = 0;
   #promiseResolved = false;
   #stopped = false;
   /** struct io_uring_getevents_arg, and the struct timespec it points at behind it. */
@@ -61,8 +66,9 @@ export class UringEngine implements Engine {
   #blockingSince = 0;
   #blockingDepth = 0;
 
-  private constructor(system: System, arena: Arena) {
+  private constructor(system: System, arena: Arena, busyPoll: number) {
     this.system = system;
+    this.#busyPoll = new BusyPoll(busyPoll);
     this.arena = arena;
     this.ring = new Ring(system);
     this.base = system.addressOf(arena.bytes);
@@ -80,9 +86,12 @@ export class UringEngine implements Engine {
     }
   }
 
-  /** Throws an Error that says why io_uring cannot be used here. */
-  static async create(arena: Arena): Promise<UringEngine> {
-    return new UringEngine(await System.load(), arena);
+  /**
+   * Throws an Error that says why io_uring cannot be used here. `busyPoll`: milliseconds to look for
+   * completions, at most, before the thread sleeps.
+   */
+  static async create(arena: Arena, busyPoll = 0): Promise<UringEngine> {
+    return new UringEngine(await System.load(), arena, busyPoll);
   }
 
   clock(): number {
@@ -110,7 +119,7 @@ export class UringEngine implements Engine {
   }
 
   atTurnEnd(hook: TurnEnd): void {
-    this.#hooks.push(hook);
+    this.#hooks[this.#hookCount++] = hook;
   }
 
   promiseResolved(): void {
@@ -143,7 +152,7 @@ export class UringEngine implements Engine {
         this.#promiseResolved = false;
         await nextEventLoopTurn();
         this.now = performance.now();
-        if (this.#hooks.length > 0 || this.#promiseResolved || this.#stopped) continue;
+        if (this.#hookCount > 0 || this.#promiseResolved || this.#stopped) continue;
       }
       this.#enter(!more);
       this.now = performance.now();
@@ -160,9 +169,39 @@ export class UringEngine implements Engine {
 
   /** Submits, and waits for a completion, or until the next timer is due. */
   #enter(wait: boolean): void {
+    const { window } = this.#busyPoll;
+    if (!wait) {
+      this.ring.enter(false, 0);
+    } else if (window === 0) {
+      // Nearly all of what is measured here, when it is long, is sleep.
+      const before = this.now;
+      this.#sleep();
+      this.#busyPoll.slept(performance.now() - before);
+    } else {
+      this.ring.enter(false, 0);
+      if (!this.ring.hasWork) this.#lookThenSleep(window);
+    }
+  }
+
+  #lookThenSleep(window: number): void {
+    const start = performance.now();
+    const due = this.#timers.nextDue() ?? Number.POSITIVE_INFINITY;
+    const end = Math.min(start + window, due);
+    do {
+      for (let look = 0; look < looksAtOnce; look++) {
+        if (!this.ring.hasWork) continue;
+        this.ring.enter(false, 0);
+        return;
+      }
+    } while (performance.now() < end);
+    this.#sleep();
+    this.#busyPoll.slept(performance.now() - start);
+  }
+
+  #sleep(): void {
     const due = this.#timers.nextDue();
-    if (!wait || due === null) {
-      this.ring.enter(wait, 0);
+    if (due === null) {
+      this.ring.enter(true, 0);
       return;
     }
     const milliseconds = due - performance.now();
@@ -178,14 +217,14 @@ export class UringEngine implements Engine {
     this.ring.enter(true, this.base + this.#waitArgument);
   }
 
+  /** Hooks that hooks add run too. */
   #runHooks(): void {
-    while (this.#hooks.length > 0) {
-      const hooks = this.#hooks;
-      this.#hooks = this.#hooksRunning;
-      this.#hooksRunning = hooks;
-      for (let i = 0; i < hooks.length; i++) (hooks[i] as TurnEnd).turnEnd();
-      hooks.length = 0;
+    for (let i = 0; i < this.#hookCount; i++) {
+      const hook = this.#hooks[i] as TurnEnd;
+      this.#hooks[i] = null;
+      hook.turnEnd();
     }
+    this.#hookCount = 0;
   }
 
   /** Blocking calls whose completions make blocking calls must come to an end somewhere. */

@@ -44,6 +44,7 @@ const SETUP_CQSIZE = 1 << 3;
 const SETUP_CLAMP = 1 << 4;
 const SETUP_SUBMIT_ALL = 1 << 7;
 const SETUP_COOP_TASKRUN = 1 << 8;
+const SETUP_TASKRUN_FLAG = 1 << 9;
 const SETUP_SINGLE_ISSUER = 1 << 12;
 const SETUP_DEFER_TASKRUN = 1 << 13;
 /** Best first. */
@@ -52,9 +53,10 @@ const setupFlags = [
     SETUP_CLAMP |
     SETUP_SUBMIT_ALL |
     SETUP_COOP_TASKRUN |
+    SETUP_TASKRUN_FLAG |
     SETUP_SINGLE_ISSUER |
     SETUP_DEFER_TASKRUN,
-  SETUP_CQSIZE | SETUP_CLAMP | SETUP_SUBMIT_ALL | SETUP_COOP_TASKRUN,
+  SETUP_CQSIZE | SETUP_CLAMP | SETUP_SUBMIT_ALL | SETUP_COOP_TASKRUN | SETUP_TASKRUN_FLAG,
   SETUP_CQSIZE | SETUP_CLAMP,
 ];
 const FEATURE_NODROP = 1 << 1;
@@ -64,6 +66,9 @@ const ENTER_EXT_ARG = 8;
 const ENTER_REGISTERED_RING = 16;
 /** In the submission's flags byte. */
 const FIXED_FILE = 1 << 8;
+/** In the submission ring's flags: the kernel has something to do in `enter`. */
+const SQ_CQ_OVERFLOW = 1 << 1;
+const SQ_TASKRUN = 1 << 2;
 const REGISTER_FILES_UPDATE = 6;
 const REGISTER_PROBE = 8;
 const REGISTER_FILES2 = 13;
@@ -88,6 +93,7 @@ export class Ring {
   readonly #sqes: Int32Array;
   readonly #sqTail: number;
   readonly #sqMask: number;
+  readonly #sqFlags: number;
   readonly #sqEntries: number;
   readonly #cqHead: number;
   readonly #cqTail: number;
@@ -145,6 +151,7 @@ export class Ring {
     this.#sqes = new Int32Array(system.map(fd, OFF_SQES, this.#sqEntries * 64));
     this.#sqTail = word(44) >> 2;
     this.#sqMask = this.#sq[word(48) >> 2] as number;
+    this.#sqFlags = word(56) >> 2;
     this.#cqHead = word(80) >> 2;
     this.#cqTail = word(84) >> 2;
     this.#cqMask = this.#cq[word(88) >> 2] as number;
@@ -291,6 +298,14 @@ export class Ring {
     // These are no failures; what has not been submitted goes with the next call.
     const harmless = [ETIME, EINTR, EAGAIN, EBUSY].includes(-result);
     assert(harmless, `io_uring_enter succeeds, not ${errnoName(-result)}`);
+  }
+
+  /** Completions are there, or `enter` will bring some at once. */
+  get hasWork(): boolean {
+    return (
+      Atomics.load(this.#cq, this.#cqTail) !== this.#reaped ||
+      (Atomics.load(this.#sq, this.#sqFlags) & (SQ_TASKRUN | SQ_CQ_OVERFLOW)) !== 0
+    );
   }
 
   /** Tells completions of their results; true when there are more than it takes at once. */
