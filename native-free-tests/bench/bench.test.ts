@@ -145,7 +145,7 @@ t.test('servers', async (t) => {
   t.test('starts mapperd on an image, on O_DIRECT, on a table of several lines', async (t) => {
     const args = (spec: ReturnType<typeof mapperd>) =>
       spec.commands(file, unix, '/own')[0]?.args.slice(1);
-    const common = ['-U', '/tmp/s', '--control', 'none', '--engine', 'uring'];
+    const common = ['-U', '/tmp/s', '--no-lock', '--control', 'none', '--engine', 'uring'];
     t.same(args(mapperd({ engine: 'uring' })), [...common, file.path]);
     t.equal(directWord(file), 'file:///var/tmp/a%20file?direct=1');
     t.same(args(mapperd({ engine: 'uring', direct: true })), [

@@ -20,7 +20,7 @@ import {
 } from './running-server.js';
 import type { ServedFile } from './servers.js';
 import { rotate } from './statistics.js';
-import { settle } from './test-file.js';
+import { type Order, settle } from './test-file.js';
 
 /** What a case is run with. */
 export interface Conditions {
@@ -61,6 +61,11 @@ class ComparisonRun {
     this.#comparison = comparison;
     this.#conditions = conditions;
     this.#file = file;
+  }
+
+  /** How files are read into the page cache: as the load itself would. */
+  get #order(): Order {
+    return this.#comparison.load.rw.startsWith('rand') ? 'backwards' : 'forwards';
   }
 
   async withLastingServers(): Promise<void> {
@@ -154,7 +159,7 @@ class ComparisonRun {
     // What a fresh server has made by itself is empty.
     const own = this.#comparison.fresh === true ? [] : server.ownFiles;
     for (const file of [this.#file, ...own]) {
-      await settle(file, server.spec.cache, this.#conditions.signal);
+      await settle(file, server.spec.cache, this.#conditions.signal, this.#order);
     }
     const before = await cpuSeconds(pid);
     const { load } = this.#comparison;

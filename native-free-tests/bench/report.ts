@@ -114,8 +114,8 @@ function comparisonLines(
   const lines = [
     `${runs} of ${secondsPerRun} s; all servers of a case have one file of ` +
       `${formatBytes(fileBytes)} open, and one at a time is loaded by fio's nbd engine`,
-    'before each run the file is written back and read into the page cache (dropped from it for ' +
-      'O_DIRECT and cache=none)',
+    'before each run the file is written back and read into the page cache, for random loads ' +
+      'page by page (dropped from it for O_DIRECT and cache=none)',
     'spread is the largest less the smallest rate over the median; CPU is the server process, ' +
       'user and system; a ratio is mapperd over the server of the row',
   ];

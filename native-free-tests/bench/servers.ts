@@ -54,7 +54,9 @@ export function mapperdCommand(
   control = 'none',
 ): Command {
   const place = usualPlace(address);
-  const args = [mapperdPath, ...place, '--control', control, '--engine', engine, ...words];
+  // All servers of a case have its file open, one of them loaded at a time.
+  const common = ['--no-lock', '--control', control, '--engine', engine];
+  const args = [mapperdPath, ...place, ...common, ...words];
   return { program: process.execPath, args };
 }
 

@@ -4,7 +4,11 @@ import fc from 'fast-check';
 import t from 'tap';
 import { AssertionError } from '../../src/base/assert.js';
 import { ENOMEM } from '../../src/base/errno.js';
-import { stallMilliseconds, stallPenaltyMilliseconds } from '../../src/base/limits.js';
+import {
+  stallMilliseconds,
+  stallPenaltyMilliseconds,
+  stallPenaltyMillisecondsMin,
+} from '../../src/base/limits.js';
 import { addressText, hostAndPort, plainHost } from '../../src/engine/address.js';
 import { Arena } from '../../src/engine/arena.js';
 import type { Timer } from '../../src/engine/engine.js';
@@ -104,11 +108,31 @@ t.test('stall guard', async (t) => {
     t.equal(guard.mayBlock(100), true, 'as long as is allowed');
     guard.took(slow, 200);
     t.equal(guard.mayBlock(200), false);
-    t.equal(guard.mayBlock(200 + stallPenaltyMilliseconds - 1), false);
-    t.equal(guard.mayBlock(200 + stallPenaltyMilliseconds), true);
+    t.equal(guard.mayBlock(200 + stallPenaltyMillisecondsMin - 1), false);
+    t.equal(guard.mayBlock(200 + stallPenaltyMillisecondsMin), true);
     guard.took(slow, 5000);
     guard.took(0, 5001);
     t.equal(guard.mayBlock(5001), false, 'a fast one does not take the penalty back');
+  });
+
+  t.test('is the more careful the more stalls there are', async (t) => {
+    const guard = new StallGuard();
+    const penalties: number[] = [];
+    let now = 0;
+    const stall = (): void => {
+      const start = now;
+      guard.took(slow, now);
+      while (!guard.mayBlock(now)) now++;
+      penalties.push(now - start);
+    };
+    for (let i = 0; i < 5; i++) stall();
+    t.same(penalties, [20, 80, 320, 1000, 1000]);
+    now += stallPenaltyMilliseconds - 1;
+    stall();
+    t.equal(penalties.at(-1), 1000, 'soon again');
+    now += stallPenaltyMilliseconds;
+    stall();
+    t.equal(penalties.at(-1), 20, 'forgiven');
   });
 
   /** A thread: `work` passes between the calls, and each call takes its time. */

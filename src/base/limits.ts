@@ -103,7 +103,9 @@ export const errorLogsPerSecond = 20;
 
 /** A synchronous call that takes longer than this stands in other devices' way... */
 export const stallMilliseconds = 2;
-/** ...so its file is served asynchronously for this long. */
+/** ...so its file is served asynchronously for this long the first time... */
+export const stallPenaltyMillisecondsMin = 20;
+/** ...and up to this when it happens again and again, which means within as long. */
 export const stallPenaltyMilliseconds = 1_000;
 
 // Handshake.

@@ -3,7 +3,8 @@
  * page cache such a call takes a microsecond where a detour through another thread takes twenty;
  * but while it lasts, everything else on the thread waits. So a file that has held the thread up
  * longer than `stallMilliseconds` (a slow disk, writers being throttled) is served asynchronously
- * for `stallPenaltyMilliseconds`, and then tried again. All times are milliseconds.
+ * for a while, and then tried again: a short while after a stall that stands alone, which any machine
+ * has, four times as long after each that follows soon. All times are milliseconds.
  *
  * There are two ways of measuring. Exactly: the caller reads the clock before and after a call, and
  * tells `took`. Cheaply, with one reading a call: the reading after one call serves as the reading
@@ -17,7 +18,11 @@
  * guard measure the next ones exactly for a while; those can convict.
  */
 
-import { stallMilliseconds, stallPenaltyMilliseconds } from '../base/limits.js';
+import {
+  stallMilliseconds,
+  stallPenaltyMilliseconds,
+  stallPenaltyMillisecondsMin,
+} from '../base/limits.js';
 
 /** Calls measured exactly after one that seemed too long. Stalls come in bunches. */
 const carefulCalls = 64;
@@ -25,6 +30,7 @@ const carefulCalls = 64;
 export class StallGuard {
   readonly #clock: () => number;
   #asynchronousUntil = Number.NEGATIVE_INFINITY;
+  #penalty = stallPenaltyMillisecondsMin;
   #carefulCallsLeft = 0;
 
   /** The clock is the one that `now` and the readings are taken from. */
@@ -39,9 +45,12 @@ export class StallGuard {
 
   /** A blocking call ended at `now` and took that long. */
   took(milliseconds: number, now: number): void {
-    if (milliseconds > stallMilliseconds) {
-      this.#asynchronousUntil = now + stallPenaltyMilliseconds;
-    }
+    if (milliseconds <= stallMilliseconds) return;
+    const soon = now - this.#asynchronousUntil < stallPenaltyMilliseconds;
+    this.#penalty = soon
+      ? Math.min(stallPenaltyMilliseconds, this.#penalty * 4)
+      : stallPenaltyMillisecondsMin;
+    this.#asynchronousUntil = now + this.#penalty;
   }
 
   /** The start of a call, given any earlier reading of the clock. */
