@@ -17,6 +17,8 @@ export interface Load {
   readonly once?: boolean;
   /** Only so much of the export is touched, from its start on; without it all. */
   readonly areaBytes?: number;
+  /** No more than so many in a second. */
+  readonly iops?: number;
 }
 
 /** How long: so many seconds, or so many I/Os in all. */
@@ -64,6 +66,7 @@ export function fioArguments(load: Load, length: Length, uri: string): string[] 
     `--numjobs=${load.jobs}`,
     ...('seconds' in length ? [`--runtime=${length.seconds}`] : [`--io_size=${bytesPerJob}`]),
     ...(load.areaBytes === undefined ? [] : [`--size=${load.areaBytes}`]),
+    ...(load.iops === undefined ? [] : [`--rate_iops=${Math.round(load.iops)}`]),
     // fio's map of the blocks it has been to is what keeps it from touching one twice.
     ...(load.once === true ? [] : ['--norandommap']),
     ...(load.once !== true && 'seconds' in length ? ['--time_based'] : []),

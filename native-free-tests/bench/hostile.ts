@@ -1,8 +1,9 @@
 /**
  * One good client alone, and among clients that do what none should: its throughput in both, turn
  * about, so that what else the machine does counts for both; the same with nbdkit. Clients that
- * come and go by the thousand take most of a processor themselves, which on a small machine the
- * good client misses whatever the server does; what they take of the server is a row of its own.
+ * come and go by the thousand take most of a processor themselves, which on a small machine a good
+ * client that takes all there is misses whatever the server does. So among those it is measured
+ * asking for half of what it gets alone, too; and what they take of the server has its own row.
  */
 
 import { availableParallelism } from 'node:os';
@@ -17,6 +18,7 @@ import { runFio } from './fio.js';
 import { cpuSeconds, residentMegabytes } from './proc.js';
 import { type RunningServer, startServer, stopServers } from './running-server.js';
 import { mapperd, nbdkit } from './servers.js';
+import { median } from './statistics.js';
 
 const ratioWanted = 0.9;
 /** Connections in a second. */
@@ -73,19 +75,34 @@ async function measureServer(
   { rounds, seconds, signal, note }: Conditions,
 ): Promise<FigureRow[]> {
   const { label } = server.spec;
-  const speed = async (): Promise<number> => {
-    return (await runFio(random('randread'), { seconds }, server.uri, signal)).iops;
+  const speed = async (iops?: number): Promise<number> => {
+    const load = { ...random('randread'), ...(iops === undefined ? {} : { iops }) };
+    return (await runFio(load, { seconds }, server.uri, signal)).iops;
   };
+  const best: number[] = [];
   /** The median of the ratios of a few rounds: among these clients, over alone. */
   const compare = async (what: string, kinds: Kinds): Promise<number> => {
     const ratios: number[] = [];
     for (let round = 0; round < rounds; round++) {
       const alone = await speed();
-      const among = await amidst(server, kinds, speed);
+      const among = await amidst(server, kinds, () => speed());
+      best.push(alone);
       ratios.push(among / alone);
       note(`hostile: ${label}: ${what}: ${alone.toFixed(0)} alone, ${among.toFixed(0)} among them`);
     }
-    return ratios.sort((a, b) => a - b)[Math.floor(ratios.length / 2)] ?? 0;
+    return median(ratios);
+  };
+  /** The same of a client that asks for half of what it would get alone, for those that come and go. */
+  const compareHalf = async (): Promise<number> => {
+    const half = median(best) / 2;
+    const ratios: number[] = [];
+    for (let round = 0; round < rounds; round++) {
+      const alone = await speed(half);
+      const among = await amidst(server, [['churn', churn]], () => speed(half));
+      ratios.push(among / alone);
+      note(`hostile: ${label}: of ${half.toFixed(0)}: ${alone.toFixed(0)}, ${among.toFixed(0)}`);
+    }
+    return median(ratios);
   };
   await speed();
   const kinds = judged ? crowds : crowds.filter(([kind]) => kind !== 'greedy');
@@ -107,6 +124,13 @@ async function measureServer(
     found: churned.toFixed(2),
     wanted: '',
     met: null,
+  });
+  const half = await compareHalf();
+  rows.push({
+    what: `${label}: of half of the IOPS alone, what is got among ${churn} connects a second`,
+    found: half.toFixed(2),
+    wanted: judged ? `at least ${ratioWanted}` : '',
+    met: judged ? half >= ratioWanted : null,
   });
   const resident = await residentMegabytes(server.program.pid);
   const found = `${resident.toFixed(0)} MB`;

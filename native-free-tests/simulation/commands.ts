@@ -12,7 +12,26 @@ export function takeSnapshot(stage: Stage): void {
   const { family } = stage.world;
   family.look();
   const room = family.state !== 'merging' && family.snapshots.size < snapshotsMax;
-  if (stage.familyIsFree && room) family.take(stage.random);
+  if (!stage.familyIsFree || !room) return;
+  if (isInTheWay(stage)) removeReal(stage);
+  else family.take(stage.random);
+}
+
+/**
+ * Whether a volume without snapshots has a real device, left where the disk would not let it go, that
+ * is no twin of the volume any more. No snapshot is taken then until somebody has removed it.
+ */
+function isInTheWay({ world }: Stage): boolean {
+  const { catalogue } = world.daemon;
+  const real = catalogue.known(`${volume}-real`);
+  const isLeft = world.family.state === 'plain' && real !== null;
+  return isLeft && real.live !== catalogue.known(volume)?.live;
+}
+
+function removeReal({ world }: Stage): void {
+  const name = `${volume}-real`;
+  const begin = (): Promise<void> => world.daemon.catalogue.remove(name, false);
+  world.family.job = runJob(world, `remove ${name}`, begin, { done() {}, undone() {} });
 }
 
 /** Removes a snapshot, or merges it. */

@@ -158,7 +158,8 @@ async function refuse(
     there.readOnly === origin.readOnly &&
     there.stored === origin.stored;
   if (!twin) {
-    throw new MapperError(EEXIST, `device "${real}" exists already, with a table of its own`);
+    const text = `device "${real}" exists already, with a table of its own`;
+    throw new MapperError(EEXIST, `${text}: remove it if an earlier snapshot has left it`);
   }
   await refuseUnsettled(context, real);
 }

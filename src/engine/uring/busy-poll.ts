@@ -4,21 +4,26 @@
  * the next request as much as it costs the thread: a few microseconds, and some twenty in a virtual
  * machine, whose processors are given back to the host meanwhile. Looking costs processor time.
  *
- * So it looks only when looking would have helped the last time: a sleep that was over within the
- * limit turns it on, and each time it looked in vain it does so half as long, until it gives up.
+ * So it looks only while looking would have helped: a few sleeps on end that were over within
+ * about the limit turn it on, and each time it looked in vain it does so half as long, until it gives up.
  *
- *   window:  0 --a short sleep--> limit --in vain--> limit/2 ... --in vain--> 0
+ *   window:  0 --short sleeps--> limit --in vain--> limit/2 ... --in vain--> 0
  *
  * QEMU's event loops (poll-max-ns) and KVM (halt_poll_ns) do the same. All times are milliseconds.
  */
 
 /** A window shorter than a few looks is none. */
 const leastWindow = 0.004;
+/** On end, before it looks. */
+const shortSleeps = 4;
+/** What is a short sleep, in limits: half of it may be the time that waking takes. */
+const shortLimits = 2;
 
 export class BusyPoll {
   /** How long to look before the next sleep. */
   window = 0;
   readonly #limit: number;
+  #short = 0;
 
   /** `limit`: the longest time to look; 0: never. */
   constructor(limit: number) {
@@ -27,12 +32,12 @@ export class BusyPoll {
 
   /** It slept, after looking or not, and waited so long in all. */
   slept(milliseconds: number): void {
-    if (milliseconds <= this.#limit) this.window = this.#limit;
-    else if (this.window > 0) this.#lookedInVain();
-  }
-
-  #lookedInVain(): void {
-    this.window /= 2;
-    if (this.window < leastWindow) this.window = 0;
+    if (milliseconds > this.#limit * shortLimits) {
+      this.#short = 0;
+      this.window /= 2;
+      if (this.window < leastWindow) this.window = 0;
+    } else if (++this.#short >= shortSleeps) {
+      this.window = this.#limit;
+    }
   }
 }
