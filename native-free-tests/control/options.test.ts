@@ -71,6 +71,7 @@ t.test("the daemon's command line", async (t) => {
       description: null,
       pidfile: null,
       engine: 'auto',
+      busyPoll: 0.05,
       state: 'state',
       devices: [],
       control: null,
@@ -143,6 +144,8 @@ t.test("the daemon's command line", async (t) => {
       control: 'none',
     });
     t.match(parse('-v', '--log-level=error'), { logLevel: 'error' });
+    t.match(parse('--busy-poll', '0'), { busyPoll: 0 });
+    t.match(parse('--busy-poll=10000'), { busyPoll: 10 }, 'microseconds');
     t.match(parse('-e', 'a', '-e', 'b', 'i'), { exportName: 'b' }, 'the last one counts');
   });
 
@@ -267,6 +270,9 @@ t.test("the daemon's command line", async (t) => {
     rejects(/^--unix: found "", wanted a path or "-"/, '-U', '');
     rejects(/^--engine: found "aio", wanted auto, uring, node/, '--engine=aio');
     rejects(/^--log-level: found "loud"/, '--log-level=loud');
+    const time = /^--busy-poll: found ".*", wanted 0 to 10000 \(microseconds\)/;
+    for (const text of ['', '-1', '10001', '50us', '1e3', '0.5'])
+      rejects(time, `--busy-poll=${text}`);
     rejects(/^--tls: found "yes", wanted off, on, require/, '--tls=yes');
     rejects(/^--tls-psk: found no --tls, wanted it too/, '--tls-psk=k');
     rejects(

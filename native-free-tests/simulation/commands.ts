@@ -18,8 +18,8 @@ export function takeSnapshot(stage: Stage): void {
 }
 
 /**
- * Whether a volume without snapshots has a real device, left where the disk would not let it go, that
- * is no twin of the volume any more. No snapshot is taken then until somebody has removed it.
+ * Whether a volume without snapshots has a real device, left where the disk would not let it go,
+ * that is no twin of the volume any more. No snapshot is taken then until somebody has removed it.
  */
 function isInTheWay({ world }: Stage): boolean {
   const { catalogue } = world.daemon;

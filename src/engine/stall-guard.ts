@@ -3,8 +3,8 @@
  * page cache such a call takes a microsecond where a detour through another thread takes twenty;
  * but while it lasts, everything else on the thread waits. So a file that has held the thread up
  * longer than `stallMilliseconds` (a slow disk, writers being throttled) is served asynchronously
- * for a while, and then tried again: a short while after a stall that stands alone, which any machine
- * has, four times as long after each that follows soon. All times are milliseconds.
+ * for a while, and then tried again: a short while after a stall that stands alone, which any
+ * machine has, four times as long after each that follows soon. All times are milliseconds.
  *
  * There are two ways of measuring. Exactly: the caller reads the clock before and after a call, and
  * tells `took`. Cheaply, with one reading a call: the reading after one call serves as the reading

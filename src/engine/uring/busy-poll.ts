@@ -4,8 +4,8 @@
  * the next request as much as it costs the thread: a few microseconds, and some twenty in a virtual
  * machine, whose processors are given back to the host meanwhile. Looking costs processor time.
  *
- * So it looks only while looking would have helped: a few sleeps on end that were over within
- * about the limit turn it on, and each time it looked in vain it does so half as long, until it gives up.
+ * So it looks only while looking would have helped: a few sleeps on end that were over within about
+ * the limit turn it on, and each time it looked in vain it does so half as long, until it gives up.
  *
  *   window:  0 --short sleeps--> limit --in vain--> limit/2 ... --in vain--> 0
  *
