@@ -69,8 +69,8 @@ export async function makeHalfSparse(file: ServedFile, signal: AbortSignal): Pro
 /**
  * How a file is read into the page cache. Reading on and on, the kernel reads ahead, in folios of
  * up to 2 MiB; backwards it does not, and each page is a folio of its own, as random access makes
- * them. That matters for random writes: in a large folio ext4 (Linux 6.18) looks at up to 512 buffers
- * for each 4 KiB, in any server, which is several times the work of all the rest.
+ * them. That matters for random writes: in a large folio ext4 (Linux 6.18) looks at up to 512
+ * buffers for each 4 KiB, in any server, which is several times the work of all the rest.
  */
 export type Order = 'forwards' | 'backwards';
 /** So little that it is taken for no beginning of a sequence. */

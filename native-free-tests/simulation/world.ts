@@ -181,22 +181,29 @@ export class World implements ClientWorld, JobWorld {
     const place = { path: stateDirectory, first: 0, end: 1 };
     const rule: FaultRule = { ...place, operation: 'space', perThousand, once: true };
     this.faults.rules.push(rule);
-    // The device that flips is changed beside the others.
-    const flips = what.startsWith(flip);
-    const before = this.#tables(flips);
+    const who = this.#changedBy(what);
+    const before = this.#tables(who);
     return (ok) => {
       const wasFull = !this.faults.rules.includes(rule);
       this.faults.rules = this.faults.rules.filter((other) => other !== rule);
-      const after = this.#tables(flips);
+      const after = this.#tables(who);
       if (ok || after === before) return wasFull;
       throw new SimFailure('undo', `found ${after} after a failure, wanted ${before}`);
     };
   }
 
-  /** Live tables of the device that flips, or of all others. */
-  #tables(flips: boolean): string {
-    const all = this.daemon.catalogue.all().filter(({ name }) => (name === flip) === flips);
-    return JSON.stringify(all.map(({ live, name }) => [name, live]));
+  /** Whose devices that command is about: those of the others may be changed meanwhile. */
+  #changedBy(what: string): 'flip' | 'switch' | 'family' {
+    if (what.startsWith(flip)) return 'flip';
+    return what.startsWith('upload') ? 'switch' : 'family';
+  }
+
+  #tables(who: 'flip' | 'switch' | 'family'): string {
+    const names = new Map([[flip, 'flip']]);
+    if (this.layout.switch !== null) names.set(this.layout.switch.name, 'switch');
+    const all = this.daemon.catalogue.all();
+    const mine = all.filter(({ name }) => (names.get(name) ?? 'family') === who);
+    return JSON.stringify(mine.map(({ live, name }) => [name, live]));
   }
 
   #diskFailed(path: string): void {

@@ -197,6 +197,43 @@ const interrupted: Scenarios = {
     await snapshot.verify(rig.disk('vol'));
     t.ok(states.size > 0);
   },
+  'loses nothing of other snapshots when the daemon goes down meanwhile': async (t, rig) => {
+    const large = 8192;
+    const volume = await new Volume(rig, large).create();
+    const origin = new Stamper(volume.bytes, 91);
+    await origin.stamp(rig.disk('vol'), 80);
+    await volume.take('snap');
+    const snapshot = origin.fork();
+    await snapshot.stamp(rig.disk('snap'), 80);
+    await volume.take('other');
+    const other = origin.fork();
+    // Devices go one after the other: what merges is to be the last, and a while after the snapshot.
+    const image = rig.file('beside.img', 8);
+    for (let i = 0; i < 20; i++) await rig.create(`beside${i}`, `0 8 linear ${image} 0`);
+    for (const [from, to] of [
+      ['vol', 'last'],
+      ['last', 'vol'],
+    ] as const) {
+      await rig.wait(rig.devices.rename(from, to));
+    }
+    await volume.merge('snap');
+    await rig.turns(4);
+    await rig.wait(rig.devices.shutdown());
+    const left = readCow(rig.contents('snap.cow')).exceptions.size;
+    t.ok(left > 0, `${left} chunks are left to be merged`);
+    const next = rig.crashed(['snap.cow', 'other.cow', 'vol.img']);
+    const cow = (name: string): string => next.file(name, next.contents(name).length / 512);
+    await next.create('vol-real', `0 ${large} linear ${next.file('vol.img', large)} 0`);
+    await next.create('other', `0 ${large} snapshot dm:vol-real ${cow('other.cow')} P 8`);
+    await other.verify(next.disk('other'));
+    const words = `dm:vol-real ${cow('snap.cow')} P 8`;
+    await next.create('vol', `0 ${large} snapshot-merge ${words}`);
+    await snapshot.verify(next.disk('vol'));
+    await next.until('the merge is over', () => isMerged(next.status('vol')));
+    await snapshot.verify(next.disk('vol'));
+    await other.verify(next.disk('other'));
+    await next.close();
+  },
 };
 
 const failing: Scenarios = {

@@ -10,7 +10,7 @@
 
 import type { Backing } from '../backing/backing.js';
 import { Deferred } from '../base/deferred.js';
-import { EINVAL, EIO, ENXIO } from '../base/errno.js';
+import { EINVAL, EIO, ENXIO, ESHUTDOWN } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import type { Engine } from '../engine/engine.js';
@@ -72,6 +72,8 @@ export class Device implements IoAccount, TargetHost {
   #waiting = 0;
   /** Nobody will resume it any more: the errno for what would have to wait. Otherwise 0. */
   #waitingErrno = 0;
+  /** Its targets work by themselves no more. */
+  #stopped = false;
   /** Commands on a device are carried out one after the other. */
   #commands: Promise<unknown> = Promise.resolve();
   readonly #dispatch = (slot: Slot, io: Io): void => this.#map(slot, io);
@@ -250,6 +252,7 @@ export class Device implements IoAccount, TargetHost {
    * so that one may take over from another.
    */
   async resume(): Promise<void> {
+    if (this.#stopped) throw new MapperError(ESHUTDOWN, 'the daemon is going down');
     const next = this.inactive;
     if (next === null) {
       if (this.live === null) {
@@ -306,7 +309,7 @@ export class Device implements IoAccount, TargetHost {
       await target[what]?.();
     } catch (error) {
       const fields = { device: this.name, target: target.type.name };
-      this.#log.error(fields, `cannot ${what} after a failure: ${messageOf(error)}`);
+      this.#log.error(fields, `cannot ${what}: ${messageOf(error)}`);
     }
   }
 
@@ -364,6 +367,14 @@ export class Device implements IoAccount, TargetHost {
       io.complete(errno);
       io = next;
     }
+  }
+
+  /** What the targets do by themselves (a merge) ends for good: the device is about to go. */
+  async stopWork(): Promise<void> {
+    this.#stopped = true;
+    const targets = this.live?.slots.map(({ target }) => target) ?? [];
+    for (const target of targets) target.suspending?.();
+    for (const target of targets) await this.#bring(target, 'suspend');
   }
 
   /** A last flush, then no more: what waits ends with EIO. */

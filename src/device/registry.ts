@@ -6,7 +6,7 @@
 import { type BackingUser, DeviceBacking } from '../backing/device.js';
 import { type FileGuard, openToAll } from '../backing/guard.js';
 import { Backings, dependencies } from '../backing/open.js';
-import { EBUSY, EEXIST, EINVAL, ENXIO } from '../base/errno.js';
+import { EBUSY, EEXIST, EINVAL, ENXIO, ESHUTDOWN } from '../base/errno.js';
 import { MapperError, messageOf } from '../base/errors.js';
 import { deviceNameBytes, devices as devicesMax } from '../base/limits.js';
 import type { Log } from '../base/log.js';
@@ -27,6 +27,8 @@ export class DeviceRegistry {
   readonly #backings: Backings;
   readonly #log: Log;
   readonly #event: DeviceContext['event'];
+  /** The daemon goes down. */
+  #ending = false;
   /** Every copy between backings, those of targets and those that people ask for. */
   readonly copies: CopyEngine;
 
@@ -74,6 +76,7 @@ export class DeviceRegistry {
     regions: readonly RegionsAt[] = [],
   ): Promise<Device> {
     checkName(name);
+    if (this.#ending) throw new MapperError(ESHUTDOWN, 'the daemon is going down');
     if (this.#devices.has(name)) throw new MapperError(EEXIST, `device "${name}" exists already`);
     if (this.#devices.size >= devicesMax) {
       throw new MapperError(EBUSY, `${devicesMax} devices exist, and that is the limit`);
@@ -304,8 +307,17 @@ export class DeviceRegistry {
     return [...this.#devices.keys()].map((name) => this.info(name));
   }
 
-  /** A last flush of every device, those that stand on others first; `tell` hears which is next. */
+  /**
+   * A last flush of every device, those that stand on others first; `tell` hears which is next.
+   * Before the first of them goes, none works by itself any more: what a merge overwrites, other
+   * snapshots of its origin keep, as long as they are there.
+   */
   async shutdown(tell: (name: string) => void = () => {}): Promise<void> {
+    this.#ending = true;
+    for (const device of [...this.#devices.values()]) {
+      tell(device.name);
+      await device.exclusively(() => device.stopWork());
+    }
     const failures: string[] = [];
     for (;;) {
       const top = [...this.#devices.values()].find((device) => device.users.size === 0);
