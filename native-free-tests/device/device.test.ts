@@ -482,7 +482,7 @@ t.test('goes on after a failed suspend, whatever its targets say to that', async
       t.ok(third.told.includes('resume'), 'and so do the other targets');
       const logged = world.logged.filter((text) => text.startsWith('cannot resume'));
       t.equal(logged.length, failing === 'both' ? 2 : 1);
-      t.equal(logged[0], 'cannot resume: it will not');
+      t.equal(logged[0], 'cannot resume after a failure: it will not');
       world.atRest();
     });
   }
@@ -524,7 +524,7 @@ t.test('goes back to its old table, whatever the targets say to that', async (t)
   t.strictSame(other.told.at(-1), 'resume');
   t.strictSame(
     world.logged.filter((text) => text.startsWith('cannot ')),
-    ['cannot suspend: nor this', 'cannot resume: nor that'],
+    ['cannot suspend after a failure: nor this', 'cannot resume after a failure: nor that'],
   );
   world.atRest();
 });

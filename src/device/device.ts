@@ -309,7 +309,7 @@ export class Device implements IoAccount, TargetHost {
       await target[what]?.();
     } catch (error) {
       const fields = { device: this.name, target: target.type.name };
-      this.#log.error(fields, `cannot ${what}: ${messageOf(error)}`);
+      this.#log.error(fields, `cannot ${what} after a failure: ${messageOf(error)}`);
     }
   }
 
@@ -372,9 +372,7 @@ export class Device implements IoAccount, TargetHost {
   /** What the targets do by themselves (a merge) ends for good: the device is about to go. */
   async stopWork(): Promise<void> {
     this.#stopped = true;
-    const targets = this.live?.slots.map(({ target }) => target) ?? [];
-    for (const target of targets) target.suspending?.();
-    for (const target of targets) await this.#bring(target, 'suspend');
+    await Promise.all(this.live?.slots.map(({ target }) => target.stopWork?.()) ?? []);
   }
 
   /** A last flush, then no more: what waits ends with EIO. */

@@ -152,6 +152,8 @@ export interface Target {
   suspending?(): void;
   resume?(): void | Promise<void>;
   suspend?(): void | Promise<void>;
+  /** The daemon goes down: what the target does by itself (merging, moving) ends for good. */
+  stopWork?(): Promise<void>;
   /** Gives back what `create` took, but for the backings, which are closed when this has ended. */
   destroy?(): void | Promise<void>;
 }

@@ -146,6 +146,11 @@ class MergeTarget implements Target, OriginFrontend {
     this.#merge?.stop();
   }
 
+  async stopWork(): Promise<void> {
+    this.#merge?.stop();
+    await this.#merge?.stopped();
+  }
+
   async suspend(): Promise<void> {
     await this.#merge?.stopped();
     this.#handle.suspend();

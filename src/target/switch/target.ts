@@ -255,6 +255,11 @@ class SwitchTarget implements Target, MoveSubject, Placed {
     old.successor = this;
   }
 
+  async stopWork(): Promise<void> {
+    this.moves.pause();
+    await this.moves.abandonAll();
+  }
+
   async suspend(): Promise<void> {
     if (!this.suspended) this.moves.pause();
     this.suspended = true;
