@@ -6,7 +6,7 @@ export const knownSeeds: ReadonlyMap<string, number> = new Map([
   ['what a killed daemon has left in the state directory is not made durable', 23],
   ['what a killed daemon has left in a COW is not made durable', 106],
   ['what was suspended without a flush is removed without one', 82],
-  ['an origin is written before its snapshot is invalid for good', 384],
+  ['an origin is written before its snapshot is invalid for good', 4099],
   ['a flush is answered before it is carried out', 1],
   ['a flush leaves one of several backings out', 2],
   ['FUA is not passed on', 1],
