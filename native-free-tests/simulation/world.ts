@@ -181,28 +181,25 @@ export class World implements ClientWorld, JobWorld {
     const place = { path: stateDirectory, first: 0, end: 1 };
     const rule: FaultRule = { ...place, operation: 'space', perThousand, once: true };
     this.faults.rules.push(rule);
-    const who = this.#changedBy(what);
-    const before = this.#tables(who);
+    const before = this.#tables(what);
     return (ok) => {
       const wasFull = !this.faults.rules.includes(rule);
       this.faults.rules = this.faults.rules.filter((other) => other !== rule);
-      const after = this.#tables(who);
+      const after = this.#tables(what);
       if (ok || after === before) return wasFull;
       throw new SimFailure('undo', `found ${after} after a failure, wanted ${before}`);
     };
   }
 
-  /** Whose devices that command is about: those of the others may be changed meanwhile. */
-  #changedBy(what: string): 'flip' | 'switch' | 'family' {
-    if (what.startsWith(flip)) return 'flip';
-    return what.startsWith('upload') ? 'switch' : 'family';
-  }
-
-  #tables(who: 'flip' | 'switch' | 'family'): string {
-    const names = new Map([[flip, 'flip']]);
-    if (this.layout.switch !== null) names.set(this.layout.switch.name, 'switch');
-    const all = this.daemon.catalogue.all();
-    const mine = all.filter(({ name }) => (names.get(name) ?? 'family') === who);
+  /** Live tables that nobody else changes while that command is carried out. */
+  #tables(what: string): string {
+    const router = this.layout.switch?.name;
+    const isMine = (name: string): boolean => {
+      if (what.startsWith(flip)) return name === flip;
+      // The volume may get another table during an upload, but no router during anything.
+      return what.startsWith('upload') ? name === router : name !== flip;
+    };
+    const mine = this.daemon.catalogue.all().filter(({ name }) => isMine(name));
     return JSON.stringify(mine.map(({ live, name }) => [name, live]));
   }
 

@@ -19,6 +19,9 @@ import type { IoPool } from './io.js';
 import { SplitPool } from './split.js';
 import { createTable, type OpenBacking, type Slot, type Table } from './table.js';
 
+/** What the end of a daemon waits for, of a device. */
+type Waiting = 'the work' | 'a flush';
+
 export class DeviceRegistry {
   readonly #devices = new Map<string, Device>();
   readonly #engine: Engine;
@@ -308,21 +311,22 @@ export class DeviceRegistry {
   }
 
   /**
-   * A last flush of every device, those that stand on others first; `tell` hears which is next.
+   * A last flush of every device, those that stand on others first; `tell` hears what is waited for.
    * Before the first of them goes, none works by itself any more: what a merge overwrites, other
    * snapshots of its origin keep, as long as they are there.
    */
-  async shutdown(tell: (name: string) => void = () => {}): Promise<void> {
+  async shutdown(tell: (what: Waiting, name: string) => void = () => {}): Promise<void> {
     this.#ending = true;
-    for (const device of [...this.#devices.values()]) {
-      tell(device.name);
-      await device.exclusively(() => device.stopWork());
-    }
     const failures: string[] = [];
+    for (const device of [...this.#devices.values()]) {
+      tell('the work', device.name);
+      const stopped = device.exclusively(() => device.stopWork());
+      await stopped.catch((error: unknown) => failures.push(messageOf(error)));
+    }
     for (;;) {
       const top = [...this.#devices.values()].find((device) => device.users.size === 0);
       if (top === undefined) break;
-      tell(top.name);
+      tell('a flush', top.name);
       const failure = await top.exclusively(async () =>
         top.removed ? null : await this.#unmake(top, []),
       );

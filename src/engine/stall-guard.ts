@@ -26,6 +26,8 @@ import {
 
 /** Calls measured exactly after one that seemed too long. Stalls come in bunches. */
 const carefulCalls = 64;
+/** How much longer the next penalty is when stalls follow one another. */
+const penaltyGrowth = 4;
 
 export class StallGuard {
   readonly #clock: () => number;
@@ -48,7 +50,7 @@ export class StallGuard {
     if (milliseconds <= stallMilliseconds) return;
     const soon = now - this.#asynchronousUntil < stallPenaltyMilliseconds;
     this.#penalty = soon
-      ? Math.min(stallPenaltyMilliseconds, this.#penalty * 4)
+      ? Math.min(stallPenaltyMilliseconds, this.#penalty * penaltyGrowth)
       : stallPenaltyMillisecondsMin;
     this.#asynchronousUntil = now + this.#penalty;
   }

@@ -67,6 +67,8 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   #readyFirst: Request | null = null;
   #readyLast: Request | null = null;
   #atTurnEnd = false;
+  /** There was no memory for a batch: it is asked for again in a while. */
+  #awaitsBatch = false;
   #batch: ReplyBatch | null = null;
   /** The first of these, while its next piece is being read; nothing else is sent before that. */
   #streaming: Request | null = null;
@@ -212,7 +214,7 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
     }
     this.#windows.received(result, this.#receiveLength);
     // Answers that are ready leave before what has come is begun.
-    if (this.#atTurnEnd && this.#readyFirst !== null) this.#sendReady();
+    if (this.#readyFirst !== null) this.#sendReady();
     this.#proceed();
   }
 
@@ -285,12 +287,17 @@ export class Connection implements SessionOwner, DeviceUser, TurnEnd {
   }
 
   #sendReady(): void {
-    if (this.#batch !== null || this.#streaming !== null || this.#broken) return;
+    if (this.#batch !== null || this.#streaming !== null) return;
+    if (this.#broken || this.#awaitsBatch) return;
     if (!this.#output.waits && this.#readyFirst === null) return;
     const batch = this.#resources.batches.take();
     if (batch === null) {
-      this.#atTurnEnd = true;
-      this.#resources.engine.timer(memoryRetryMilliseconds, { done: () => this.turnEnd() });
+      this.#awaitsBatch = true;
+      const again = (): void => {
+        this.#awaitsBatch = false;
+        this.#sendReady();
+      };
+      this.#resources.engine.timer(memoryRetryMilliseconds, { done: again });
       return;
     }
     this.#batch = batch;

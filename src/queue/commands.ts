@@ -115,7 +115,7 @@ export interface MemoryUse {
 }
 
 export interface Hanging {
-  /** `copies`, `clients`, `a flush of NAME`. */
+  /** `copies`, `clients`, `the work of NAME` (a merge), `a flush of NAME`. */
   stage: string;
   /** Those with requests in flight, and the one that is flushed for the last time. */
   devices: { name: string; inFlight: number; flushing: boolean }[];

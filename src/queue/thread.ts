@@ -180,8 +180,8 @@ export class Queue {
         await this.#jobs.shutdown();
         this.#stage = 'clients';
         await this.server.shutdown();
-        await devices.shutdown((name) => {
-          this.#stage = `a flush of ${name}`;
+        await devices.shutdown((what, name) => {
+          this.#stage = `${what} of ${name}`;
         });
         return null;
       },

@@ -173,7 +173,7 @@ export class UringEngine implements Engine {
     if (!wait) {
       this.ring.enter(false, 0);
     } else if (window === 0) {
-      // Nearly all of what is measured here, when it is long, is sleep.
+      // A turn of work counts as a short sleep: looking costs nothing while there is work.
       const before = this.now;
       this.#sleep();
       this.#busyPoll.slept(performance.now() - before);
